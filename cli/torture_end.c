@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The end of a run: no more misfortunes; a fence is published, and whatever the stream holds below it must be handled. What the
+ * stream and the dead-letter topic hold is read by a group of its own, and the judge has the last word.
+ */
+#include "torture.h"
+
+#include "stop.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define PATIENCE_NS INT64_C(60000000000)
+#define STUCK_NS INT64_C(20000000000) /* several ack waits and elections */
+#define QUIET_NS INT64_C(2000000000)
+#define LOOK_MS 20u
+#define LATE_MS 12000u /* what a stopped server had unread may be stored that long after it was given up */
+
+struct reader {
+    pthread_mutex_t mutex;
+    struct truth_content *content;
+    bool letters, fenced;
+    uint64_t fence;
+    int64_t last_ns; /* when something came */
+};
+
+static evbus_verdict collect(const evbus_msg *msg, void *ctx)
+{
+    const evbus_envelope *env = evbus_msg_envelope(msg);
+    const char *of = evbus_msg_header(msg, "Evbus-Sequence");
+    struct reader *r = ctx;
+    const struct truth_stored s = {.sequence = r->letters ? strtoull(of ? of : "0", NULL, 10) : evbus_msg_sequence(msg),
+                                   .aggregate = (uint32_t)strtoul(env->aggregate_id + 1, NULL, 10),
+                                   .version = (uint32_t)env->event_version,
+                                   .stored_ns = evbus_msg_stored_ns(msg)};
+
+    pthread_mutex_lock(&r->mutex);
+    truth_content_add(r->content, &s);
+    r->fenced = r->fenced || (!r->letters && s.sequence == r->fence);
+    r->last_ns = now_ns();
+    pthread_mutex_unlock(&r->mutex);
+    return EVBUS_ACK;
+}
+
+/* A stream of the topic's own has every sequence; in one that is shared, silence behind the fence must do. */
+static bool has_all(struct reader *r, uint64_t wanted)
+{
+    pthread_mutex_lock(&r->mutex);
+    const bool reached = r->letters || r->fenced;
+    const bool all = reached && (r->content->count >= wanted || (!r->letters && now_ns() - r->last_ns > QUIET_NS));
+    pthread_mutex_unlock(&r->mutex);
+    return all;
+}
+
+static evbus_status subscribe(evbus *bus, const char *topic, struct reader *r, evbus_sub **ret)
+{
+    const int64_t until = now_ns() + PATIENCE_NS;
+    evbus_sub_opts o;
+    evbus_status st;
+
+    evbus_sub_opts_init(&o);
+    o.group = "audit";
+    while ((st = evbus_subscribe_envelope(bus, topic, collect, r, &o, ret)) != EVBUS_OK && now_ns() < until)
+        torture_nap_us(100000);
+    return st;
+}
+
+static bool read_topic(struct torture *t, evbus *bus, const char *topic, struct reader *r, uint64_t wanted)
+{
+    const int64_t until = now_ns() + PATIENCE_NS;
+    evbus_sub *sub = NULL;
+
+    (void)pthread_mutex_init(&r->mutex, NULL);
+    r->last_ns = now_ns();
+    const evbus_status st = subscribe(bus, topic, r, &sub);
+    while (st == EVBUS_OK && !has_all(r, wanted) && now_ns() < until)
+        torture_nap_us(LOOK_MS * 1000);
+    if (st != EVBUS_OK)
+        torture_problem(t, "cannot read %s: %s (%s)", topic, evbus_strerror(st), evbus_error_detail());
+    else if (!has_all(r, wanted))
+        torture_problem(t, "reading %s: %zu came of %" PRIu64, topic, r->content->count, wanted);
+    if (sub)
+        (void)evbus_unsubscribe(sub);
+    (void)pthread_mutex_destroy(&r->mutex);
+    return !t->problem[0];
+}
+
+static bool set_fence(struct torture *t, const struct torture_bus *audit, uint64_t *ret_sequence)
+{
+    const int64_t until = now_ns() + PATIENCE_NS;
+    evbus_status st;
+
+    while ((st = torture_log_publish_wait(t, audit, TORTURE_AGGREGATES, 1, ret_sequence)) != EVBUS_OK &&
+           now_ns() < until)
+        torture_nap_us(100000);
+    if (st != EVBUS_OK)
+        torture_problem(t, "nothing can be published any more: %s (%s)", evbus_strerror(st), evbus_error_detail());
+    return st == EVBUS_OK;
+}
+
+static uint64_t count_fates(struct torture *t, uint8_t fate)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < t->stream.count; i++) {
+        const struct truth_stored *s = &t->stream.all[i];
+        _Atomic(uint8_t) *at = torture_fate(t, s->aggregate, s->version);
+        n += at && atomic_load(at) == fate;
+    }
+    return n;
+}
+
+/* Until nothing moves any more. That is no problem of its own: the judge names the message that was never handled. */
+static void await_handled(struct torture *t, struct progress *progress)
+{
+    evbus_statistics s = {.struct_size = sizeof s};
+    uint64_t open, last = UINT64_MAX;
+    int64_t moved = now_ns();
+
+    do {
+        torture_settle(t);
+        torture_nap_us(LOOK_MS * 1000);
+        (void)evbus_stats(t->shop.bus, &s);
+        open = count_fates(t, TORTURE_OPEN);
+        moved = open + s.held == last ? moved : now_ns();
+        last = open + s.held;
+        if (progress_due(progress))
+            progress_show(progress, "waiting for %" PRIu64 " messages", open);
+    } while ((open || s.held) && now_ns() - moved < STUCK_NS);
+}
+
+static bool verdict(struct torture *t)
+{
+    struct truth_case c = {.name = "torture",
+                           .seed = t->seed,
+                           .logs = &t->log,
+                           .log_count = 1,
+                           .stream = t->stream,
+                           .letters = t->letters,
+                           .attempts_max = TORTURE_ATTEMPTS,
+                           .late_ms = LATE_MS,
+                           .unflagged_repeats = t->misfortunes[TORTURE_KILL] > 0};
+
+    if (truth_judge(&c, &t->account))
+        return true;
+    torture_problem(t, "%s", c.verdict);
+    return false;
+}
+
+bool torture_judge(struct torture *t, struct progress *progress)
+{
+    struct torture_bus audit = {0};
+    struct reader stream = {.content = &t->stream}, letters = {.content = &t->letters, .letters = true};
+    char topic[80];
+
+    if (!t->plain[0])
+        (void)snprintf(t->plain, sizeof t->plain, "%s", t->url);
+    (void)snprintf(topic, sizeof topic, "dlq.%s", t->topic);
+    bool read = torture_bus_open(t, &audit, t->plain, false) && set_fence(t, &audit, &stream.fence) &&
+                read_topic(t, audit.bus, t->topic, &stream, stream.fence);
+    if (read)
+        await_handled(t, progress);
+    torture_shop_close(t);
+    const uint64_t doomed = count_fates(t, TORTURE_DOOMED);
+    if (read && doomed > 0)
+        read = read_topic(t, audit.bus, topic, &letters, doomed);
+    evbus_close(audit.bus);
+    progress_clear(progress);
+    const bool kept = read && verdict(t);
+    truth_content_clear(&t->stream);
+    truth_content_clear(&t->letters);
+    return kept;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Free places by number: any thread takes one, any thread gives one back.
+ *
+ * Why       A ring does not do for this: a thread that stands still inside a pop keeps its cell, and the push that comes
+ *           round to that cell fails although there is room, so that a place would be lost; one that stands still
+ *           inside a push hides all that was pushed after. Here every operation is one exchange.
+ *
+ * Use       The places are elements of an array, each with a struct ev_stack_link. ev_stack_init leaves the stack empty.
+ *
+ * Who       top   pops so far << 24 | number of the top place + 1; 0 below: empty. Everybody exchanges it.
+ *           link  who gives the place back writes it before the exchange; who takes it reads it, perhaps in vain.
+ *           places, stride  constant after init.
+ *
+ * Edges     Q1 (push, release exchange of top) -> Q2 (pop, acquire load or exchange): what the giver did before. Top is
+ *              only ever exchanged, so the edge holds for places below the top as well.
+ *           Q3 (push, seq_cst exchange) / Q4 (pop, seq_cst load): Dekker's pattern with a sleeper's flag, as C of ring.h.
+ *           A link may be of a place that was taken meanwhile: then the count of pops has changed, and the exchange fails.
+ *
+ * Progress  push and pop are lock-free; nobody waits for a thread that stands still.
+ *
+ * Holds     each number is in the stack at most once. The count of pops would have to wrap (2^40) while a thread stands
+ *           still between its load and its exchange, and come out the same.
+ * Checked   tests/unit/test_stack.c, tests/model/test_stack.c, tests/model/test_slots.c
+ */
+#ifndef EV_CONC_STACK_H
+#define EV_CONC_STACK_H
+
+#include "conc/atomic.h"
+
+#include <stdalign.h>
+
+#define EV_STACK_BITS 24 /* at most 2^24 - 1 places */
+#define EV_STACK_NUMBER ((UINT64_C(1) << EV_STACK_BITS) - 1)
+
+struct ev_stack_link {
+    _Atomic(uint32_t) below; /* number + 1 */
+};
+
+struct ev_stack {
+    alignas(EV_APART) _Atomic(uint64_t) top;
+    alignas(EV_APART) char *places;
+    size_t stride;
+};
+
+/* `first`: the link of place 0; those of the others follow, `stride` bytes apart. */
+static inline void ev_stack_init(struct ev_stack *stack, struct ev_stack_link *first, size_t stride)
+{
+    atomic_init(&stack->top, 0);
+    stack->places = (char *)first;
+    stack->stride = stride;
+}
+
+/* Puts the places 0 .. count - 1 in, 0 on top. Before anybody else knows the stack. */
+static inline void ev_stack_fill(struct ev_stack *stack, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct ev_stack_link *link = (struct ev_stack_link *)(void *)(stack->places + i * stack->stride);
+        atomic_init(&link->below, i + 1 < count ? i + 2 : 0);
+    }
+    atomic_init(&stack->top, count ? 1 : 0);
+}
+
+static inline struct ev_stack_link *ev_stack_link_(const struct ev_stack *stack, uint32_t number)
+{
+    return (struct ev_stack_link *)(void *)(stack->places + number * stack->stride);
+}
+
+static inline void ev_stack_push(struct ev_stack *stack, uint32_t number)
+{
+    struct ev_stack_link *link = ev_stack_link_(stack, number);
+    uint64_t seen = ev_load_relaxed(&stack->top); /* hint: the exchange checks it */
+    uint64_t next;
+
+    do {
+        ev_store_relaxed(&link->below, (uint32_t)(seen & EV_STACK_NUMBER)); /* published by Q1 */
+        next = (seen & ~EV_STACK_NUMBER) | (number + 1);
+    } while (!ev_cas_seqcst(&stack->top, &seen, next)); /* Q1, Q3 */
+}
+
+/* False: empty. */
+static inline bool ev_stack_pop(struct ev_stack *stack, uint32_t *ret_number)
+{
+    uint64_t seen = ev_load_seqcst(&stack->top); /* Q2, Q4 */
+    uint64_t next;
+    uint32_t number;
+
+    do {
+        if ((seen & EV_STACK_NUMBER) == 0)
+            return false;
+        number = (uint32_t)(seen & EV_STACK_NUMBER) - 1;
+        const uint32_t below =
+            ev_load_relaxed(&ev_stack_link_(stack, number)->below); /* hint: the exchange checks it */
+        next = (seen & ~EV_STACK_NUMBER) | below;
+        if (!EV_BUG(EV_BUG_STACK_NO_COUNT))
+            next += UINT64_C(1) << EV_STACK_BITS;
+    } while (!ev_cas_seqcst(&stack->top, &seen, next)); /* Q2 */
+    *ret_number = number;
+    return true;
+}
+
+#endif

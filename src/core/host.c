@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a backend may call of the core (core/backend.h): each call goes to the part that owns the matter. A backend inside
+ * another one has a host with a tap: its wrapper hears first.
+ */
+#include "core/message.h"
+#include "core/streams.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void ev_host_link_up(struct ev_host *host)
+{
+    if (host->tap) {
+        host->tap->link_up(host);
+        return;
+    }
+    evbus *bus = ev_bus_of(host);
+    const int64_t now = ev_now(bus);
+
+    ev_store_seqcst(&bus->link, EV_LINK_UP);
+    ev_count(&bus->n.connects, 1);
+    ev_event(bus, EVBUS_EVENT_CONNECTED, EVBUS_OK, 0, NULL, NULL, NULL,
+             ev_load_relaxed(&bus->n.connects) == 1 ? "connected" : "connected again"); /* own field */
+    ev_bus_changed(bus);
+    ev_outbound_link_up(bus, now);
+    ev_dispatch_link_up(bus);
+}
+
+void ev_host_link_down(struct ev_host *host, evbus_status cause, const char *text)
+{
+    if (host->tap) {
+        host->tap->link_down(host, cause, text);
+        return;
+    }
+    evbus *bus = ev_bus_of(host);
+
+    if (ev_load_relaxed(&bus->link) == EV_LINK_DOWN) /* own field */
+        return;
+    ev_store_seqcst(&bus->link, EV_LINK_DOWN);
+    ev_count(&bus->n.disconnects, 1);
+    ev_event(bus, EVBUS_EVENT_DISCONNECTED, cause, 0, NULL, NULL, NULL, text);
+    ev_outbound_link_down(bus, ev_now(bus), text);
+    ev_bus_changed(bus);
+}
+
+void ev_host_connect_failed(struct ev_host *host, evbus_status status, const char *text)
+{
+    evbus *bus = ev_bus_of(host);
+
+    ev_add_relaxed(&bus->n.connect_failures, 1); /* statistic */
+    pthread_mutex_lock(&bus->mutex);
+    bus->connect_status = status;
+    (void)ev_copy(bus->connect_text, sizeof bus->connect_text, text);
+    pthread_mutex_unlock(&bus->mutex);
+    if (status == EVBUS_AUTH || status == EVBUS_TLS)
+        ev_store_seqcst(&bus->connect_fatal, 1);
+    ev_log_some(bus, EVBUS_LOG_WARN, "connect", "%s", text);
+    ev_bus_changed(bus);
+}
+
+void ev_host_acked(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack)
+{
+    evbus *bus = ev_bus_of(host);
+
+    if (host->tap) {
+        host->tap->acked(host, slot, generation, ack);
+        return;
+    }
+    ev_outbound_answer(bus, slot, generation, ack, bus->turn_ns);
+}
+
+void ev_host_publish_denied(struct ev_host *host, const char *topic, const char *text)
+{
+    evbus *bus = ev_bus_of(host);
+
+    ev_outbound_denied(bus, topic, text, bus->turn_ns);
+}
+
+bool ev_host_deliver(struct ev_host *host, const struct ev_delivery *delivery)
+{
+    evbus *bus = ev_bus_of(host);
+
+    if (host->tap)
+        return host->tap->deliver(host, delivery);
+    return ev_dispatch_deliver(bus, delivery, bus->turn_ns);
+}
+
+void ev_host_quiet(struct ev_host *host, struct evbus_sub *sub)
+{
+    evbus *bus = ev_bus_of(host);
+
+    if (host->tap) {
+        host->tap->quiet(host, sub);
+        return;
+    }
+    ev_dispatch_quiet(bus, sub, ev_now(bus));
+}
+
+void ev_host_left(struct ev_host *host, struct evbus_sub *sub)
+{
+    (void)host;
+    ev_sub_left(sub);
+}
+
+bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
+{
+    if (host->tap)
+        return host->tap->holds(host, sub, stream_seq);
+    return ev_held_has(ev_bus_of(host), sub, stream_seq);
+}
+
+void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on)
+{
+    if (host->tap) {
+        host->tap->gather(host, sub, on);
+        return;
+    }
+    evbus *bus = ev_bus_of(host);
+
+    ev_dispatch_gather(bus, sub, on, ev_now(bus));
+}
+
+void ev_host_consumer_lost(struct ev_host *host, struct evbus_sub *sub, evbus_status cause, const char *text)
+{
+    if (host->tap) {
+        host->tap->consumer_lost(host, sub, cause, text);
+        return;
+    }
+    ev_sub_rebind(sub, cause, text);
+}
+
+void ev_host_foreign(struct ev_host *host, struct evbus_sub *sub, uint64_t count)
+{
+    evbus *bus = ev_bus_of(host);
+    char text[200];
+
+    ev_count(&bus->n.foreign, count);
+    if (sub->o.membership == EVBUS_SHARED || sub->foreign_seen)
+        return;
+    sub->foreign_seen = true;
+    (void)snprintf(text, sizeof text,
+                   "another member takes messages of this EXCLUSIVE group: order per aggregate holds "
+                   "within each member only");
+    ev_event(bus, EVBUS_EVENT_FOREIGN_MEMBER, EVBUS_OK, count, sub->topic->name, sub->group, NULL, text);
+}
+
+const evbus_clock *ev_host_clock(struct ev_host *host)
+{
+    return ev_bus_of(host)->clock;
+}
+
+const struct ev_log *ev_host_log(struct ev_host *host)
+{
+    return &ev_bus_of(host)->log;
+}
+
+void ev_host_event(struct ev_host *host, evbus_event_kind kind, evbus_status status, const char *topic,
+                   const char *text)
+{
+    ev_event(ev_bus_of(host), kind, status, 0, topic, NULL, NULL, text);
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/bus.h"
+
+#include <string.h>
+
+#define KEEP_BUFFER 16384 /* a larger buffer is freed with its message */
+#define FIRST_BUFFER 1024
+#define LETTERS EV_SIZE(64, 1)
+#define WAKE_PAUSE EV_MS /* publishers wait at most that long beside free places, while few come free */
+
+evbus_status ev_slots_init(evbus *bus)
+{
+    struct ev_slots *s = &bus->slots;
+    evbus_status st;
+
+    s->count = bus->cfg.o.publish_inflight_max;
+    s->letters = LETTERS;
+    s->all = ev_aligned(EV_CACHELINE, (s->count + s->letters) * sizeof *s->all);
+    if (!s->all)
+        return ev_fail(EVBUS_NOMEM, "out of memory for %u publish slots", s->count);
+    if ((st = ev_ring_init(&s->submit, s->count)) != EVBUS_OK)
+        return st;
+    ev_stack_init(&s->free, &s->all[0].link, sizeof s->all[0]);
+    ev_park_init(&s->room);
+    s->wake_at = EV_NEVER;
+    for (uint32_t i = 0; i < s->count + s->letters; i++) {
+        struct ev_slot *slot = &s->all[i];
+        slot->index = i;
+        ev_park_init(&slot->done);
+        if (i < s->count) {
+            ev_stack_push(&s->free, s->count - 1 - i);
+        } else {
+            slot->kind = EV_SLOT_LETTER;
+            slot->next = s->free_letters;
+            s->free_letters = slot;
+        }
+    }
+    return EVBUS_OK;
+}
+
+void ev_slots_fini(evbus *bus)
+{
+    struct ev_slots *s = &bus->slots;
+
+    for (uint32_t i = 0; s->all && i < s->count + s->letters; i++) {
+        ev_free(s->all[i].buf);
+        ev_free(s->all[i].detail);
+    }
+    ev_free(s->all);
+    s->all = NULL;
+    ev_ring_fini(&s->submit);
+}
+
+static bool charge(evbus *bus, uint32_t size)
+{
+    const uint64_t max = bus->cfg.o.publish_bytes_max;
+    const uint64_t before = ev_add_acqrel(&bus->slots.bytes_used, size);
+
+    if (before + size <= max || EV_BUG(EV_BUG_NO_CHARGE))
+        return true;
+    ev_sub_acqrel(&bus->slots.bytes_used, size);
+    return false;
+}
+
+static struct ev_slot *try_take(evbus *bus, uint32_t size)
+{
+    uint32_t number;
+
+    if (!charge(bus, size))
+        return NULL;
+    if (ev_stack_pop(&bus->slots.free, &number)) { /* P6 */
+        struct ev_slot *slot = &bus->slots.all[number];
+        slot->charged = size;
+        return slot;
+    }
+    ev_sub_acqrel(&bus->slots.bytes_used, size);
+    return NULL;
+}
+
+struct want {
+    evbus *bus;
+    uint32_t size;
+    struct ev_slot *slot;
+};
+
+static bool room_or_end(void *arg)
+{
+    struct want *w = arg;
+
+    if (ev_load_seqcst(&w->bus->phase) != EV_RUNNING)
+        return true;
+    w->slot = try_take(w->bus, w->size);
+    return w->slot != NULL;
+}
+
+static bool wait_for_room(struct want *w, int64_t deadline)
+{
+    evbus *bus = w->bus;
+
+    if (bus->manual)
+        return ev_bus_await(bus, room_or_end, w, deadline);
+    while (!room_or_end(w)) {
+        const uint32_t ticket = ev_park_prepare(&bus->slots.room);
+        if (room_or_end(w)) {
+            ev_park_cancel(&bus->slots.room);
+            return true;
+        }
+        if (!ev_park_wait(&bus->slots.room, ticket, bus->clock, deadline))
+            return room_or_end(w);
+    }
+    return true;
+}
+
+static evbus_status fit(evbus *bus, struct ev_slot *slot, uint32_t size)
+{
+    const uint32_t need = size + 1;
+
+    if (slot->cap >= need)
+        return EVBUS_OK;
+    uint32_t cap = slot->cap ? slot->cap : FIRST_BUFFER;
+    while (cap < need)
+        cap *= 2;
+    char *buf = ev_malloc(cap);
+    if (!buf) {
+        ev_slot_give_back(bus, slot);
+        ev_park_wake(&bus->slots.room, UINT32_MAX);
+        return ev_fail(EVBUS_NOMEM, "out of memory for a message of %u bytes", size);
+    }
+    ev_free(slot->buf);
+    slot->buf = buf;
+    slot->cap = cap;
+    return EVBUS_OK;
+}
+
+evbus_status ev_slot_take(evbus *bus, uint32_t size, int64_t deadline, struct ev_slot **ret)
+{
+    if (size > bus->cfg.o.publish_bytes_max)
+        return ev_fail(EVBUS_TOO_LARGE, "message of %u bytes is above publish_bytes_max (%llu)", size,
+                       (unsigned long long)bus->cfg.o.publish_bytes_max);
+    struct want w = {.bus = bus, .size = size, .slot = try_take(bus, size)};
+    if (!w.slot && !wait_for_room(&w, deadline)) {
+        ev_add_relaxed(&bus->n.backpressure, 1); /* statistic */
+        return ev_fail(EVBUS_BACKPRESSURE,
+                       "no room: %u publishes or %llu bytes are without an outcome (publish_inflight_max, "
+                       "publish_bytes_max)",
+                       bus->slots.count, (unsigned long long)bus->cfg.o.publish_bytes_max);
+    }
+    struct ev_slot *slot = w.slot;
+    if (!slot)
+        return ev_fail(EVBUS_CLOSED, "the bus is shut down");
+    ev_store_seqcst(&slot->state, EV_SLOT_RESERVED);
+    if (ev_load_seqcst(&bus->phase) !=
+        EV_RUNNING) { /* pairs with the end's sweep: it sees RESERVED, or we see the end */
+        ev_slot_give_back(bus, slot);
+        return ev_fail(EVBUS_CLOSED, "the bus is shut down");
+    }
+    evbus_status st = fit(bus, slot, size);
+    if (st != EVBUS_OK)
+        return st;
+    slot->buf[0] = 0;
+    *ret = slot;
+    return EVBUS_OK;
+}
+
+bool ev_slot_submit(evbus *bus, struct ev_slot *slot)
+{
+    uint32_t seen = EV_SLOT_RESERVED;
+
+    if (EV_BUG(EV_BUG_SLOT_BLIND_SUBMIT))
+        ev_store_seqcst(&slot->state, EV_SLOT_QUEUED);
+    else if (!ev_cas_seqcst(&slot->state, &seen, EV_SLOT_QUEUED)) /* P7 */
+        return false;
+    (void)ev_ring_push(&bus->slots.submit, slot); /* P1; as many cells as slots: never full */
+    ev_loop_wake(bus);
+    return true;
+}
+
+void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
+{
+    struct ev_slots *s = &bus->slots;
+
+    if (EV_BUG(EV_BUG_SLOT_EARLY_FREE))
+        ev_stack_push(&s->free, slot->index);
+    if (slot->cap > KEEP_BUFFER) {
+        ev_free(slot->buf);
+        slot->buf = NULL;
+        slot->cap = 0;
+    }
+    ev_free(slot->detail);
+    slot->detail = NULL;
+    slot->stream = NULL;
+    slot->outside = NULL;
+    slot->letter_of = NULL;
+    slot->receipt = NULL;
+    slot->maybe_stored = false;
+    slot->data = slot->data_len = slot->headers = slot->headers_len = 0;
+    slot->msg_id = slot->event_id = slot->aggregate_id = 0;
+    ev_sub_acqrel(&bus->slots.bytes_used, slot->charged);
+    slot->charged = 0;
+    ev_store_seqcst(&slot->state, EV_SLOT_FREE);
+    if (slot->index >= s->count) {
+        slot->next = s->free_letters;
+        s->free_letters = slot;
+        return;
+    }
+    if (!EV_BUG(EV_BUG_SLOT_EARLY_FREE))
+        ev_stack_push(&s->free, slot->index); /* P5 */
+}
+
+/*
+ * All that wait are woken together, so waking for each place that comes free would cost a system call and a context
+ * switch per waiting publisher and message. They go on when an eighth of what was on its way has come back, or a moment
+ * after the rest has stopped coming.
+ */
+void ev_slots_wake(evbus *bus, bool idle)
+{
+    struct ev_slots *s = &bus->slots;
+
+    if (s->released == 0)
+        return;
+    if (s->released < (bus->out.active + s->released) / 8 && ev_park_waiting(&s->room)) {
+        if (idle && s->wake_at == EV_NEVER)
+            s->wake_at = bus->turn_ns + WAKE_PAUSE;
+        if (bus->turn_ns < s->wake_at)
+            return;
+    }
+    s->released = 0;
+    s->wake_at = EV_NEVER;
+    ev_park_wake(&s->room, UINT32_MAX);
+}

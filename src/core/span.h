@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * All that one member was ever given, in a few words of memory: from `bottom` to `top`, but for the holes. What lies in
+ * it and is not held was settled here, however long ago; when a broker that lost its consumer's state delivers it again,
+ * it is acknowledged and not run. ev_settled knows the latest ones for certain; this knows the rest. [loop]
+ *
+ * The broker counts deliveries. Two in a row: whatever sequences lie between are not of this consumer. A count left out:
+ * something was lost or went to another member, so what lies between is a hole, as is what was handed back. A hole only
+ * ever leads to a message being run, never to its loss; so when there are too many, two become one.
+ *
+ * A sequence in the span stored later than `top` was: the broker lost the end of its stream and uses it again. Nothing
+ * is known then any more.
+ */
+#ifndef EV_CORE_SPAN_H
+#define EV_CORE_SPAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define EV_SPAN_HOLES 64u
+
+struct ev_span {
+    uint64_t bottom, top; /* 0: nothing yet */
+    int64_t top_ns;       /* when `top` was stored */
+    uint64_t last;        /* the broker's count of the last delivery */
+    uint32_t count;
+    bool missed; /* a count was left out since `top` came: whatever came again in between does not make up for it */
+    struct {
+        uint64_t first, last;
+    } holes[EV_SPAN_HOLES]; /* ascending, apart from each other */
+};
+
+/* A delivery came; before it is looked up. */
+void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row);
+/* It was taken in. `in_a_row`: as counted. */
+void ev_span_add(struct ev_span *s, uint64_t seq, int64_t stored_ns, bool in_a_row);
+/* It was counted and not taken in: whatever comes next does not come in a row with what came before. */
+void ev_span_break(struct ev_span *s);
+/* Nothing is known any more. */
+void ev_span_forget(struct ev_span *s);
+/* It was handed back without a verdict. */
+void ev_span_hand_back(struct ev_span *s, uint64_t seq);
+/* It was given to this member before. */
+bool ev_span_has(const struct ev_span *s, uint64_t seq, int64_t stored_ns);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A subscription: the application's handle, the loop's account of it. */
+#ifndef EV_CORE_SUB_H
+#define EV_CORE_SUB_H
+
+#include "core/bus.h"
+#include "core/settled.h"
+#include "core/span.h"
+
+#define EV_PAUSES_MAX 32
+
+enum ev_sub_state {
+    EV_SUB_BINDING, /* [app] its consumer is being made */
+    EV_SUB_ATTACHED,
+    EV_SUB_STOPPING, /* nothing new starts; running handlers end */
+    EV_SUB_GONE
+};
+
+struct evbus_sub {
+    /* Immutable once attached */
+    evbus *bus;
+    struct ev_topic *topic; /* its name may be a pattern */
+    evbus_handler fn;
+    void *ctx;
+    bool envelope;
+    evbus_sub_opts o;                            /* defaults filled in; strings are copies */
+    uint32_t pauses[EV_PAUSES_MAX], pause_count; /* retry_list_ms */
+    char group[72];                              /* "" for fanout */
+    struct ev_topic *letter_topic;               /* NULL: none (plain, or fan-out that named none) */
+    struct ev_consumer_cfg consumer;
+    _Atomic(const char *) stream; /* interned; may change when a lost consumer is bound again */
+
+    _Atomic(uint32_t) stop;   /* 1: workers start nothing of it any more */
+    _Atomic(uint32_t) state;  /* enum ev_sub_state, for those who wait */
+    _Atomic(uint32_t) active; /* 1: it may act; EXCLUSIVE envelopes: as the backend says. Written by the loop: D9 */
+
+    struct ev_watched watched;
+
+    /* [loop]; `binding` is replaced by the loop alone */
+    void *binding;
+    uint32_t held, out; /* messages here; of those with workers or deferred */
+    uint64_t held_bytes;
+    uint32_t waiting; /* behind failing heads */
+    uint32_t hot;     /* aggregates above their own bound */
+    int64_t rate;     /* rate.c's bucket */
+    bool stalled, dirty, rebinding;
+    bool detached;     /* it pulls no more */
+    bool quiet;        /* and nothing is under way to it any more */
+    bool gathering;    /* nothing starts: what comes is put in the order of the stream first */
+    bool stopping;     /* ev_dispatch_stop is at work: it has not ended yet, whatever the counts say */
+    bool leaving;      /* all is settled or handed back; the broker is to work that off */
+    bool left;         /* it has */
+    bool foreign_seen; /* reported */
+    bool letters_fail; /* reported: the dead-letter topic does not take them */
+    bool standing_by;  /* reported: another member is active */
+    struct evbus_sub *next_attached, *next_dirty;
+    evbus_msg *oldest, *newest; /* by lease time */
+    struct ev_settled settled;  /* envelopes; made at the first message */
+    struct ev_span span;        /* envelopes of a stream ... */
+    const char *span_stream;    /* ... of this name */
+    uint64_t sequence_top;      /* nothing above it was ever delivered here: needs not be looked for */
+    uint64_t left_back, left_dropped, left_unsettled; /* for the report */
+
+    /* Ending */
+    struct ev_command attach, halt;
+    struct ev_chore rebind;
+    void *fresh; /* a new binding on its way to the loop */
+    struct ev_command adopt;
+    bool unsubscribed;      /* guarded by bus->mutex: the handle is spent */
+    bool nobody_waits;      /* unsubscribed inside its own handler; written before `halt` is posted */
+    struct evbus_sub *next; /* bus->subs; guarded by bus->mutex */
+};
+
+/* If nothing of it is here or under way: ev_sub_ended follows once the broker has worked off what it was told. [loop] */
+void ev_sub_check_ended(struct evbus_sub *sub);
+void ev_sub_left(struct evbus_sub *sub);
+
+/* retry.c: the rules of the options; the list of pauses, copied; the pause after a run that failed. */
+evbus_status ev_retry_check(const evbus_sub_opts *o);
+evbus_status ev_retry_take(struct evbus_sub *sub);
+int64_t ev_retry_pause(const evbus_msg *msg);
+
+/* The loop's last word about a stopping subscription: its waiters may go on, or it is freed if none does. [loop] */
+void ev_sub_ended(struct evbus_sub *sub);
+/* Its consumer is gone: bind again on the housekeeping thread. [loop] */
+void ev_sub_rebind(struct evbus_sub *sub, evbus_status cause, const char *text);
+/* Frees what is left. Nothing else runs. */
+void ev_subs_fini(evbus *bus);
+
+#endif

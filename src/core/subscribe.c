@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The application's side of subscribing, and the repair of lost consumers. Rare: the list of subscriptions is guarded
+ * by the bus's mutex, which is never held while the broker is asked.
+ */
+#include "core/deadletter.h"
+#include "core/message.h"
+#include "core/names.h"
+#include "core/streams.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#define REBIND_EVERY EV_SEC
+
+/* ---- Options ----------------------------------------------------------------------------------------------------- */
+
+static evbus_status enum_check(const char *field, uint32_t value, uint32_t last)
+{
+    if (value <= last)
+        return EVBUS_OK;
+    return ev_fail(EVBUS_INVALID, "evbus_sub_opts.%s: %u is none of its values (0..%u)", field, value, last);
+}
+
+static evbus_status check(const evbus_sub_opts *o)
+{
+    evbus_status st;
+
+    if ((st = enum_check("membership", o->membership, EVBUS_SHARED)) != EVBUS_OK ||
+        (st = enum_check("start", o->start, EVBUS_START_NEW)) != EVBUS_OK ||
+        (st = enum_check("on_overdue", o->on_overdue, EVBUS_OVERDUE_DEAD_LETTER)) != EVBUS_OK ||
+        (st = enum_check("on_waiting_full", o->on_waiting_full, EVBUS_WAITING_DEAD_LETTER)) != EVBUS_OK)
+        return st;
+    if (o->inflight_max > 65536)
+        return ev_fail(EVBUS_INVALID, "evbus_sub_opts.inflight_max: %u is outside 1..65536", o->inflight_max);
+    if (o->ack_wait_ms && o->ack_wait_ms < 100)
+        return ev_fail(EVBUS_INVALID, "evbus_sub_opts.ack_wait_ms: %u is below 100", o->ack_wait_ms);
+    if ((st = ev_retry_check(o)) != EVBUS_OK)
+        return st;
+    if (o->rate_per_s > 1000000 || (o->rate_burst && !o->rate_per_s))
+        return ev_fail(EVBUS_INVALID, "evbus_sub_opts.rate_per_s: %u is above 1000000, or 0 with a rate_burst",
+                       o->rate_per_s);
+    if (o->fanout && o->group)
+        return ev_fail(EVBUS_INVALID, "evbus_sub_opts.group: fanout has no group");
+    if (o->fanout && o->start == EVBUS_START_ALL)
+        return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.start: fanout starts with what is published from now on");
+    return o->group ? ev_name_check("evbus_sub_opts.group", o->group) : EVBUS_OK;
+}
+
+static void fill_defaults(evbus_sub_opts *o)
+{
+#define FILL(field, value) o->field = o->field ? o->field : (value)
+    FILL(retry_factor_pct, 200);
+    FILL(retry_jitter_pct, 20);
+    FILL(membership, EVBUS_EXCLUSIVE);
+    FILL(start, o->fanout ? EVBUS_START_NEW : EVBUS_START_ALL);
+    FILL(ack_wait_ms, 30000);
+    FILL(inflight_max, 1024);
+    FILL(inflight_bytes_max, UINT64_C(16) << 20);
+    FILL(attempts_max, 5);
+    FILL(retry_min_ms, 100);
+    FILL(retry_max_ms, o->retry_min_ms > 30000 ? o->retry_min_ms : 30000);
+    FILL(handler_timeout_ms, 300000);
+    FILL(on_overdue, EVBUS_OVERDUE_KEEP);
+    FILL(waiting_max, o->inflight_max / 2 ? o->inflight_max / 2 : 1);
+    FILL(aggregate_waiting_max, o->inflight_max / 8 ? o->inflight_max / 8 : 1);
+    FILL(on_waiting_full, EVBUS_WAITING_STALL);
+    FILL(deliveries_max, 10);
+    FILL(timeout_ms, 5000);
+#undef FILL
+}
+
+static evbus_status choose_group(struct evbus_sub *sub, const evbus_sub_opts *o)
+{
+    const struct ev_config *cfg = &sub->bus->cfg;
+
+    if (o->fanout)
+        return EVBUS_OK;
+    if (!o->group && !cfg->named && !sub->bus->ops->group_optional)
+        return ev_fail(EVBUS_INVALID,
+                       "topic '%s': neither evbus_sub_opts.group nor evbus_opts.name nor fanout is set; "
+                       "members of one group share one durable",
+                       sub->topic->name);
+    (void)ev_copy(sub->group, sizeof sub->group, o->group ? o->group : cfg->o.name);
+    return EVBUS_OK;
+}
+
+/* ---- The consumer ------------------------------------------------------------------------------------------------ */
+
+static void describe_consumer(struct evbus_sub *sub)
+{
+    struct ev_consumer_cfg *c = &sub->consumer;
+
+    c->filter = sub->topic->name;
+    c->durable = !sub->o.fanout;
+    c->deliver_new = sub->o.start == EVBUS_START_NEW;
+    c->ack_explicit = sub->envelope;
+    c->exclusive = sub->envelope && !sub->o.fanout && sub->o.membership == EVBUS_EXCLUSIVE;
+    c->ack_wait_ns = (int64_t)sub->o.ack_wait_ms * EV_MS;
+    c->ack_pending_max = sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1);
+    if (sub->o.fanout)
+        c->id = ev_ephemeral_name(c->name, sub->topic->name, ev_random());
+    else
+        c->id = ev_durable_name(c->name, sub->group, sub->topic->name);
+}
+
+/* Plain messages follow the topic: without a stream there is core NATS, if the topic allows that. */
+static bool may_use_core(struct evbus_sub *sub, evbus_status st)
+{
+    evbus_topic_opts cfg;
+
+    ev_topic_read(sub->topic, &cfg);
+    if (sub->envelope)
+        return false;
+    return cfg.persistence == EVBUS_EPHEMERAL ||
+           (cfg.fallback == EVBUS_ON && st != EVBUS_DISCONNECTED && st != EVBUS_TIMEOUT);
+}
+
+/* Works on a copy: a repair runs beside the loop and the workers. */
+static evbus_status bind(struct evbus_sub *sub, int64_t deadline, void **ret)
+{
+    evbus *bus = sub->bus;
+    struct ev_consumer_cfg cfg = sub->consumer;
+    evbus_status st = ev_streams_for_sub(sub->topic, deadline, cfg.stream);
+
+    if (st != EVBUS_OK && may_use_core(sub, st)) {
+        ev_store_release(&sub->stream, NULL);
+        return bus->ops->bind_core(bus->state, sub, sub->topic->name, sub->o.fanout ? NULL : sub->group, ret);
+    }
+    if (st != EVBUS_OK)
+        return st;
+    const char *name = ev_bus_intern(bus, cfg.stream, strlen(cfg.stream));
+    if (!name)
+        return ev_fail(EVBUS_NOMEM, "out of memory for the name of a stream");
+    st = bus->ops->bind(bus->state, sub, &cfg, ret, deadline);
+    if (st != EVBUS_OK)
+        return st;
+    ev_watch_bound(sub, name, deadline);
+    ev_store_release(&sub->stream, name);
+    return EVBUS_OK;
+}
+
+/* ---- Subscribe --------------------------------------------------------------------------------------------------- */
+
+static void sub_free(struct evbus_sub *sub)
+{
+    ev_settled_fini(&sub->settled);
+    ev_free(sub);
+}
+
+/* Reserves the place in the list, so that of two concurrent calls one gets EVBUS_EXISTS. */
+static evbus_status enlist(struct evbus_sub *sub)
+{
+    evbus *bus = sub->bus;
+    evbus_status st = EVBUS_OK;
+
+    pthread_mutex_lock(&bus->mutex);
+    for (struct evbus_sub *s = bus->subs; s && st == EVBUS_OK; s = s->next)
+        if (s->topic == sub->topic && !s->o.fanout && !sub->o.fanout && strcmp(s->group, sub->group) == 0)
+            st = ev_fail(EVBUS_EXISTS, "topic '%s' is subscribed in group '%s' already", sub->topic->name, sub->group);
+    if (st == EVBUS_OK) {
+        sub->next = bus->subs;
+        bus->subs = sub;
+        ev_add_relaxed(&bus->n.subscriptions, 1); /* statistic */
+        ev_add_acqrel(&sub->topic->handlers, 1);  /* T9 */
+    }
+    pthread_mutex_unlock(&bus->mutex);
+    return st;
+}
+
+static void delist(struct evbus_sub *sub)
+{
+    evbus *bus = sub->bus;
+
+    pthread_mutex_lock(&bus->mutex);
+    struct evbus_sub **link = &bus->subs;
+    while (*link && *link != sub)
+        link = &(*link)->next;
+    if (*link) {
+        *link = sub->next;
+        ev_sub_relaxed(&bus->n.subscriptions, 1); /* statistic */
+        ev_sub_acqrel(&sub->topic->handlers, 1);  /* T9 */
+    }
+    pthread_mutex_unlock(&bus->mutex);
+}
+
+static void attach_on_loop(evbus *bus, struct ev_command *command)
+{
+    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, attach));
+
+    sub->span_stream = ev_load_acquire(&sub->stream);
+    ev_dispatch_attach(bus, sub);
+    ev_store_seqcst(&sub->state, EV_SUB_ATTACHED);
+    if (ev_load_seqcst(&bus->phase) != EV_RUNNING)
+        ev_dispatch_stop(bus, sub, false, ev_now(bus));
+    ev_bus_changed(bus);
+}
+
+static bool attached(void *arg)
+{
+    struct evbus_sub *sub = arg;
+
+    return ev_load_seqcst(&sub->state) != EV_SUB_BINDING || ev_load_seqcst(&sub->bus->phase) == EV_STOPPED;
+}
+
+static evbus_status sub_new(evbus *bus, const char *name, const evbus_sub_opts *o, struct evbus_sub **ret)
+{
+    struct ev_topic *topic = NULL;
+    evbus_status st = ev_topic_get(bus, name, true, &topic);
+
+    if (st != EVBUS_OK)
+        return st;
+    struct evbus_sub *sub = ev_calloc(1, sizeof *sub);
+    if (!sub)
+        return ev_fail(EVBUS_NOMEM, "out of memory for a subscription to '%s'", name);
+    sub->bus = bus;
+    sub->topic = topic;
+    sub->o = *o;
+    st = choose_group(sub, o);
+    if (st == EVBUS_OK)
+        st = ev_retry_take(sub);
+    sub->o.group = sub->group;
+    sub->o.dead_letter_topic = NULL;
+    fill_defaults(&sub->o);
+    if (st != EVBUS_OK) {
+        sub_free(sub);
+        return st;
+    }
+    *ret = sub;
+    return EVBUS_OK;
+}
+
+static evbus_status choose_letters(struct evbus_sub *sub, const char *named)
+{
+    char name[EV_NAME_MAX];
+
+    if (!sub->envelope || (sub->o.fanout && !named))
+        return EVBUS_OK;
+    if (!named)
+        ev_letter_topic(name, sub->topic->name);
+    evbus_status st = ev_topic_get(sub->bus, named ? named : name, false, &sub->letter_topic);
+    return st == EVBUS_OK ? st : ev_fail_prefix(st, "evbus_sub_opts.dead_letter_topic");
+}
+
+/* Without a stream nothing keeps what is published before the broker knows of us. The doubt is not an error: it is
+ * attached, and stays so. */
+static void fence(evbus *bus, struct evbus_sub *sub)
+{
+    const int64_t deadline = ev_deadline(ev_now(bus), sub->o.timeout_ms);
+
+    if (bus->ops->fence(bus->state, deadline) != EVBUS_OK)
+        ev_log_some(bus, EVBUS_LOG_WARN, "consumer",
+                    "topic '%s': whether the broker knows of the subscription already is not known: %s",
+                    sub->topic->name, ev_detail());
+}
+
+static evbus_status start(struct evbus_sub *sub, const char *letters)
+{
+    evbus *bus = sub->bus;
+    evbus_status st = choose_letters(sub, letters);
+
+    if (st != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
+        sub_free(sub);
+        return st;
+    }
+    describe_consumer(sub);
+    ev_store_relaxed(&sub->active, !sub->consumer.exclusive); /* published by the command that attaches it */
+    st = bind(sub, ev_deadline(ev_now(bus), sub->o.timeout_ms), &sub->binding);
+    if (st != EVBUS_OK) {
+        delist(sub);
+        sub_free(sub);
+        return st;
+    }
+    sub->attach.run = attach_on_loop;
+    ev_loop_post(bus, &sub->attach);
+    (void)ev_bus_await(bus, attached, sub, EV_NEVER);
+    if (!ev_load_acquire(&sub->stream))
+        fence(bus, sub);
+    if (ev_load_seqcst(&sub->state) == EV_SUB_BINDING) /* the loop ended before it saw the command; close frees it */
+        return ev_fail(EVBUS_CLOSED, "the bus is shut down");
+    return EVBUS_OK;
+}
+
+static evbus_status subscribe(evbus *bus, const char *topic, evbus_handler fn, void *ctx, const evbus_sub_opts *opts,
+                              bool envelope, evbus_sub **ret_sub)
+{
+    evbus_sub_opts o;
+    struct evbus_sub *sub = NULL;
+    evbus_status st = ev_bus_check(bus);
+
+    if (st != EVBUS_OK || (st = ev_opts_read(&o, sizeof o, opts, "evbus_sub_opts")) != EVBUS_OK ||
+        (st = check(&o)) != EVBUS_OK)
+        return st;
+    if (!fn)
+        return ev_fail(EVBUS_INVALID, "subscribe: the handler is NULL");
+    if (o.rate_per_s && !envelope)
+        return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.rate_per_s: plain messages would only be lost later");
+    const char *letters = o.dead_letter_topic;
+    if ((st = sub_new(bus, topic, &o, &sub)) != EVBUS_OK)
+        return st;
+    sub->fn = fn;
+    sub->ctx = ctx;
+    sub->envelope = envelope;
+    st = start(sub, letters);
+    if (st == EVBUS_OK && ret_sub)
+        *ret_sub = sub;
+    return st;
+}
+
+evbus_status evbus_subscribe(evbus *bus, const char *topic, evbus_handler fn, void *ctx, const evbus_sub_opts *opts,
+                             evbus_sub **ret_sub)
+{
+    return subscribe(bus, topic, fn, ctx, opts, false, ret_sub);
+}
+
+evbus_status evbus_subscribe_envelope(evbus *bus, const char *topic, evbus_handler fn, void *ctx,
+                                      const evbus_sub_opts *opts, evbus_sub **ret_sub)
+{
+    return subscribe(bus, topic, fn, ctx, opts, true, ret_sub);
+}
+
+/* ---- Unsubscribe ------------------------------------------------------------------------------------------------- */
+
+static void halt_on_loop(evbus *bus, struct ev_command *command)
+{
+    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, halt));
+
+    ev_dispatch_stop(bus, sub, false, ev_now(bus));
+}
+
+static bool gone(void *arg)
+{
+    struct evbus_sub *sub = arg;
+
+    return ev_load_seqcst(&sub->state) == EV_SUB_GONE;
+}
+
+static bool gone_or_end(void *arg)
+{
+    struct evbus_sub *sub = arg;
+
+    return gone(sub) || ev_load_seqcst(&sub->bus->phase) == EV_STOPPED;
+}
+
+static void dispose(evbus *bus, struct evbus_sub *sub)
+{
+    (void)ev_keeper_cancel(bus, &sub->rebind);
+    if (sub->binding)
+        bus->ops->unbind(bus->state, sub->binding);
+    delist(sub);
+    sub_free(sub);
+}
+
+/* Frees an unsubscribed subscription whose caller could not wait (it was inside its handler). */
+static void dispose_chore(evbus *bus, struct ev_chore *chore)
+{
+    dispose(bus, (struct evbus_sub *)((char *)chore - offsetof(struct evbus_sub, rebind)));
+}
+
+void ev_sub_ended(struct evbus_sub *sub)
+{
+    evbus *bus = sub->bus;
+
+    if (ev_load_seqcst(&sub->state) == EV_SUB_GONE || sub->rebinding)
+        return;
+    ev_dispatch_forget(bus, sub);
+    if (sub->nobody_waits) {
+        sub->rebind.run = dispose_chore;
+        ev_store_seqcst(&sub->state, EV_SUB_GONE);
+        ev_keeper_post(bus, &sub->rebind, ev_now(bus));
+        return;
+    }
+    ev_store_seqcst(&sub->state, EV_SUB_GONE);
+    ev_bus_changed(bus);
+}
+
+void ev_sub_left(struct evbus_sub *sub)
+{
+    if (!sub->leaving || sub->left)
+        return;
+    sub->left = true;
+    ev_sub_ended(sub);
+}
+
+void ev_sub_check_ended(struct evbus_sub *sub)
+{
+    if (sub->held > 0 || !sub->detached || !sub->quiet || sub->stopping || sub->leaving)
+        return;
+    sub->leaving = true;
+    if (sub->binding && !sub->rebinding)
+        sub->bus->ops->leave(sub->bus->state, sub->binding);
+    else
+        ev_sub_left(sub);
+}
+
+evbus_status evbus_unsubscribe(evbus_sub *sub)
+{
+    if (!sub)
+        return ev_fail(EVBUS_INVALID, "evbus_unsubscribe: sub is NULL");
+    evbus *bus = sub->bus;
+    evbus_status st = ev_bus_check_alive(bus);
+    if (st != EVBUS_OK)
+        return st;
+    const bool inside = ev_in_handler_of(sub);
+    pthread_mutex_lock(&bus->mutex);
+    const bool again = sub->unsubscribed;
+    sub->unsubscribed = true;
+    pthread_mutex_unlock(&bus->mutex);
+    if (again)
+        return ev_fail(EVBUS_INVALID, "evbus_unsubscribe: it is unsubscribed already");
+    if (ev_load_seqcst(&bus->phase) == EV_STOPPED)
+        return EVBUS_OK; /* the bus's end stopped it; evbus_close frees it */
+    sub->nobody_waits = inside;
+    if (inside && sub->envelope)
+        ev_store_release(&sub->stop, 1); /* nothing of the run that this handler is in starts after it */
+    sub->halt.run = halt_on_loop;
+    ev_loop_post(bus, &sub->halt);
+    if (inside)
+        return EVBUS_OK;
+    (void)ev_bus_await(bus, gone_or_end, sub, EV_NEVER);
+    if (gone(sub))
+        dispose(bus, sub);
+    return EVBUS_OK;
+}
+
+/* ---- A lost consumer --------------------------------------------------------------------------------------------- */
+
+static void adopt_on_loop(evbus *bus, struct ev_command *command)
+{
+    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, adopt));
+
+    sub->rebinding = false;
+    if (sub->detached ||
+        !sub->fresh) { /* it stops meanwhile: the new one was never attached, the old one stays for acks */
+        if (sub->fresh)
+            bus->ops->unbind(bus->state, sub->fresh);
+        sub->fresh = NULL;
+        if (sub->left)
+            ev_sub_ended(sub);
+        return;
+    }
+    if (sub->binding)
+        bus->ops->unbind(bus->state, sub->binding);
+    sub->binding = sub->fresh;
+    sub->fresh = NULL;
+    if (ev_load_acquire(&sub->stream) != sub->span_stream) {
+        sub->span_stream = ev_load_acquire(&sub->stream);
+        ev_span_forget(&sub->span); /* sequences of another stream */
+    }
+    ev_dispatch_rebound(bus, sub);
+}
+
+static void rebind_chore(evbus *bus, struct ev_chore *chore)
+{
+    struct evbus_sub *sub = (struct evbus_sub *)((char *)chore - offsetof(struct evbus_sub, rebind));
+    const evbus_status st = bind(sub, ev_now(bus) + 2 * EV_SEC, &sub->fresh);
+
+    pthread_mutex_lock(&bus->mutex);
+    const bool unwanted = sub->unsubscribed;
+    pthread_mutex_unlock(&bus->mutex);
+    if (st == EVBUS_OK || unwanted) {
+        sub->adopt.run = adopt_on_loop;
+        ev_loop_post(bus, &sub->adopt);
+        return;
+    }
+    ev_log_some(bus, EVBUS_LOG_ERROR, "consumer", "topic '%s' group %s cannot be bound again: %s", sub->topic->name,
+                sub->group, ev_detail());
+    if (ev_load_seqcst(&bus->phase) == EV_RUNNING)
+        ev_keeper_post(bus, chore, ev_now(bus) + REBIND_EVERY);
+}
+
+void ev_sub_rebind(struct evbus_sub *sub, evbus_status cause, const char *text)
+{
+    evbus *bus = sub->bus;
+
+    if (sub->rebinding || sub->detached)
+        return;
+    sub->rebinding = true;
+    ev_dispatch_gather(bus, sub, false, ev_now(bus)); /* whoever began it does not end it any more */
+    ev_event(bus, EVBUS_EVENT_CONSUMER_LOST, cause, 0, sub->topic->name, sub->group, NULL, text);
+    bus->ops->detach(bus->state, sub->binding);
+    ev_store_release(&sub->topic->stream_state, EV_STREAM_UNKNOWN);
+    sub->rebind.run = rebind_chore;
+    ev_keeper_post(bus, &sub->rebind, ev_now(bus));
+}
+
+void ev_subs_fini(evbus *bus)
+{
+    while (bus->subs) {
+        struct evbus_sub *sub = bus->subs;
+        bus->subs = sub->next;
+        if (sub->binding)
+            bus->ops->unbind(bus->state, sub->binding);
+        if (sub->fresh)
+            bus->ops->unbind(bus->state, sub->fresh);
+        sub_free(sub);
+    }
+}

@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the gap rule promises to applications: after a cut link, a killed process, a killed server or a hand-over, each
+ * aggregate goes on where it was, in order, without waiting for the ack wait (30 s here, where nothing else is said);
+ * and what it does where it must not or cannot. The order of single deliveries is in test_nats_gap_order.c.
+ */
+#include "backend/nats_consume.h"
+#include "core/bus.h"
+#include "core/names.h"
+#include "support/nats_case.h"
+#include "support/proxy.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#define TOPIC "gap.orders"
+#define AGGREGATES 100
+#define VERSIONS 200
+
+/* ---- What was handled -------------------------------------------------------------------------------------------- */
+
+/* Which versions of aggregates "agg-<n>" were handled; may lie in memory that two processes share. */
+struct ledger {
+    _Atomic(uint32_t) runs[AGGREGATES][VERSIONS + 1];
+    _Atomic(uint32_t) highest[AGGREGATES]; /* started so far */
+    _Atomic(uint32_t) skipped;             /* a version started before the one below it had */
+    _Atomic(uint32_t) started, distinct;
+    _Atomic(uint32_t) stop_at; /* the run with this number never ends, nor any after it; 0: none */
+    struct gate *gate;         /* handlers wait here; NULL: nowhere */
+};
+
+static evbus_verdict write_down(const evbus_msg *msg, void *ctx)
+{
+    const evbus_envelope *env = evbus_msg_envelope(msg);
+    struct ledger *l = ctx;
+    const uint32_t a = (uint32_t)atoi(env->aggregate_id + 4), v = (uint32_t)env->event_version;
+
+    if (l->gate)
+        gate_pass(l->gate);
+    const uint32_t stop_at = atomic_load(&l->stop_at);
+    if (stop_at != 0 && atomic_fetch_add(&l->started, 0) >= stop_at)
+        for (;;)
+            (void)pause();
+    const uint32_t highest = atomic_load(&l->highest[a]);
+    if (v > highest + 1)
+        atomic_fetch_add(&l->skipped, 1);
+    if (v > highest)
+        atomic_store(&l->highest[a], v);
+    if (atomic_fetch_add(&l->runs[a][v], 1) == 0)
+        atomic_fetch_add(&l->distinct, 1);
+    atomic_fetch_add(&l->started, 1);
+    return EVBUS_ACK;
+}
+
+struct goal {
+    const _Atomic(uint32_t) *count;
+    uint32_t value;
+};
+
+static bool reached(void *arg)
+{
+    const struct goal *g = arg;
+
+    return atomic_load(g->count) >= g->value;
+}
+
+static void await_count(const _Atomic(uint32_t) *count, uint32_t value)
+{
+    struct goal goal = {count, value};
+
+    if (!wait_until(reached, &goal, wait_patience_ms()))
+        fail_msg("%u, not %u", atomic_load(count), value);
+}
+
+static uint32_t most_runs(const struct ledger *l)
+{
+    uint32_t most = 0;
+
+    for (uint32_t a = 0; a < AGGREGATES; a++)
+        for (uint32_t v = 1; v <= VERSIONS; v++)
+            most = atomic_load(&l->runs[a][v]) > most ? atomic_load(&l->runs[a][v]) : most;
+    return most;
+}
+
+/* ---- What the backend counted ------------------------------------------------------------------------------------ */
+
+struct counted {
+    struct ev_command command;
+    uint64_t gaps, told, off, slow;
+    _Atomic(uint32_t) done;
+};
+
+static void count_on_loop(evbus *bus, struct ev_command *command)
+{
+    struct counted *n = (struct counted *)command;
+    const struct ev_nats_consume *c = ((const struct ev_nats *)bus->state)->consume;
+
+    n->gaps = c->gaps;
+    n->told = c->gaps_told;
+    n->off = c->gaps_off;
+    n->slow = c->gaps_slow;
+    atomic_store(&n->done, 1);
+}
+
+static struct counted counted(evbus *bus)
+{
+    struct counted n = {.command.run = count_on_loop};
+
+    ev_loop_post(bus, &n.command);
+    await_count(&n.done, 1);
+    return n;
+}
+
+static bool is_slow_again(void *bus)
+{
+    return counted(bus).slow >= 2;
+}
+
+static bool is_off(void *bus)
+{
+    return counted(bus).off >= 1;
+}
+
+/* ---- Around ------------------------------------------------------------------------------------------------------ */
+
+static struct proxy *proxy; /* of the running case */
+
+static void proxy_url(char *out, size_t cap, const char *credentials)
+{
+    (void)snprintf(out, cap, "nats://%s127.0.0.1:%u", credentials, proxy_port(proxy));
+}
+
+/* The buses end first: they hand back what they hold. */
+static int tear_down(void **state)
+{
+    struct nats_case *c = *state;
+
+    gate_open(&c->gate);
+    while (c->s.bus_count > 0) {
+        evbus *bus = c->s.buses[--c->s.bus_count];
+        (void)evbus_shutdown(bus, 5000, NULL);
+        evbus_close(bus);
+    }
+    proxy_close(proxy);
+    proxy = NULL;
+    return case_tear_down(state);
+}
+
+/* A bus behind the proxy. Links end when the test says so, not by a heartbeat. */
+static evbus *open_behind_proxy(struct nats_case *c, const char *user, const char *password)
+{
+    static const struct suite_backend behind = {.name = "nats", .url = proxy_url};
+    const struct suite_backend *before = c->s.backend;
+    const evbus_opts o = {.struct_size = sizeof o,
+                          .reconnect_min_ms = 1,
+                          .reconnect_max_ms = 5,
+                          .heartbeat_ms = 20000,
+                          .user = user,
+                          .password = password};
+
+    if (!proxy)
+        proxy = proxy_open(c->server.port);
+    assert_non_null(proxy);
+    c->s.backend = &behind;
+    evbus *bus = suite_open(&c->s, &o);
+    c->s.backend = before;
+    return bus;
+}
+
+/* Versions 1..versions of all aggregates, stored. */
+static evbus *publish_all(struct nats_case *c, int64_t versions)
+{
+    evbus *bus = suite_open(&c->s, NULL);
+
+    suite_publish_many(bus, TOPIC, "agg-", AGGREGATES, 1, versions);
+    must_reach(bus, publishes_stored, (uint64_t)versions * AGGREGATES);
+    return bus;
+}
+
+static evbus_sub *take(evbus *bus, struct ledger *ledger, const evbus_sub_opts *opts)
+{
+    evbus_sub *sub = NULL;
+
+    must(evbus_subscribe_envelope(bus, TOPIC, write_down, ledger, opts, &sub));
+    return sub;
+}
+
+/* Empty; of this case. */
+static struct ledger *new_ledger(int number)
+{
+    static struct ledger ledgers[2];
+
+    memset(&ledgers[number], 0, sizeof ledgers[number]);
+    return &ledgers[number];
+}
+
+static jsConsumerInfo *read_consumer(struct nats_case *c)
+{
+    char stream[EV_NAME_MAX], durable[EV_NAME_MAX];
+    jsConsumerInfo *info = NULL;
+
+    ev_stream_name(stream, TOPIC);
+    (void)ev_durable_name(durable, "suite", TOPIC);
+    assert_int_equal(js_GetConsumerInfo(&info, c->js, stream, durable, NULL, NULL), NATS_OK);
+    return info;
+}
+
+/* The server has delivered at least so many. */
+static void await_delivered(struct nats_case *c, uint64_t count)
+{
+    const int64_t end = wait_now_ms() + wait_patience_ms();
+    uint64_t delivered = 0;
+
+    while (delivered < count && wait_now_ms() < end) {
+        jsConsumerInfo *info = read_consumer(c);
+        delivered = info->Delivered.Consumer;
+        jsConsumerInfo_Destroy(info);
+    }
+    assert_in_range(delivered, count, UINT64_MAX);
+}
+
+/* Nothing is left for the consumer: all is delivered and settled. */
+static void await_settled(struct nats_case *c)
+{
+    const int64_t end = wait_now_ms() + wait_patience_ms();
+    bool met = false;
+
+    while (!met && wait_now_ms() < end) {
+        jsConsumerInfo *info = read_consumer(c);
+        met = info->NumPending == 0 && info->NumAckPending == 0;
+        jsConsumerInfo_Destroy(info);
+    }
+    assert_true(met);
+}
+
+/* Subscribes behind the proxy, lets `count` be delivered into a link that stands still, and cuts that. */
+static void lose(struct nats_case *c, evbus *bus, struct ledger *ledger, const evbus_sub_opts *opts, uint32_t count)
+{
+    const uint64_t cuts = suite_stats_of(bus).disconnects;
+
+    proxy_after(proxy, PROXY_TO_CLIENT, 40000, PROXY_STALL);
+    (void)take(bus, ledger, opts);
+    await_delivered(c, count);
+    assert_in_range(atomic_load(&ledger->started), 0, count - count / 4); /* the fault bit */
+    proxy_cut(proxy);
+    must_reach(bus, disconnects, cuts + 1);
+}
+
+/* ---- Cuts -------------------------------------------------------------------------------------------------------- */
+
+/* Links are cut at forty places, most of them in the middle of a delivery, some in the middle of the gap rule: each
+ * aggregate's versions are handled in order, none is skipped, each is handled once. */
+static void test_gap_keeps_order_when_links_are_cut(void **state)
+{
+    struct nats_case *c = *state;
+    const char *given = getenv("EVBUS_SEED");
+    uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)wait_now_ms();
+    struct ledger *ledger = new_ledger(0);
+
+    print_message("EVBUS_SEED=%" PRIu64 "\n", seed);
+    case_start(c, CASE_JETSTREAM, "");
+    (void)publish_all(c, VERSIONS);
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    const int64_t begun = wait_now_ms();
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    for (uint64_t cuts = 1; cuts <= 40; cuts++) {
+        seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        const uint64_t bytes = 2000 + (seed >> 33) % (cuts % 4 == 0 ? 400000 : 50000);
+        proxy_after(proxy, cuts % 5 ? PROXY_TO_CLIENT : PROXY_TO_SERVER, bytes, PROXY_CUT);
+        if (atomic_load(&ledger->distinct) < AGGREGATES * VERSIONS * 3 / 4)
+            must_reach_at_least(bus, disconnects, cuts);
+        must_reach(bus, connected, 1);
+    }
+    await_count(&ledger->distinct, AGGREGATES * VERSIONS);
+    const struct counted n = counted(bus);
+    print_message("%" PRIu64 " cuts, %" PRIu64 " told, %d ms\n", suite_stats_of(bus).disconnects, n.told,
+                  (int)(wait_now_ms() - begun));
+    assert_in_range(suite_stats_of(bus).disconnects, 20, UINT64_MAX);
+    assert_in_range(n.told, 1000, UINT64_MAX);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+    await_settled(c);
+}
+
+/* The server is killed (kill -9) in mid-delivery, three times, and comes back with an older state: nothing it still has
+ * is skipped. */
+static void test_gap_keeps_order_when_the_server_is_killed(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+    char stream[EV_NAME_MAX];
+
+    case_start(c, CASE_JETSTREAM, "");
+    suite_close(&c->s, publish_all(c, VERSIONS));
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    for (uint32_t n = 1; n <= 3; n++) {
+        await_count(&ledger->distinct, n * 3000);
+        nats_server_kill(&c->server);
+        assert_true(nats_server_restart(&c->server));
+        must_reach(bus, connects, n + 1);
+    }
+    case_operator_leaves(c);
+    case_operator_comes(c, "");
+    ev_stream_name(stream, TOPIC);
+    jsStreamInfo *info = operator_reads(c, stream);
+    const uint32_t left = (uint32_t)info->State.LastSeq; /* killed, it may have lost an end that it had not written */
+    jsStreamInfo_Destroy(info);
+    const int64_t before = wait_now_ms();
+    await_count(&ledger->distinct, left);
+    assert_in_range(wait_now_ms() - before, 0, 10000);
+    assert_int_equal(ledger->skipped, 0);
+    await_settled(c);
+}
+
+/* ---- What it must not or cannot do ------------------------------------------------------------------------------- */
+
+#define NO_ACKS                                                                                                        \
+    CASE_JETSTREAM                                                                                                     \
+    "accounts {A {jetstream: enabled, users: [{user: op, password: op},\n"                                             \
+    "   {user: noack, password: p, permissions: {publish: {deny: [\"$JS.ACK.>\"]}}}]}}\nno_auth_user: op\n"
+
+/* Without permission to settle, pulling waits until the ack wait is over: order holds, an event says so, once. */
+static void test_gap_waits_where_settling_is_forbidden(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, NO_ACKS, "op:op@");
+    (void)publish_all(c, 10);
+    evbus *bus = open_behind_proxy(c, "noack", "p");
+    lose(c, bus, ledger,
+         EVBUS_OPTS(evbus_sub_opts, .ack_wait_ms = 2000, .inflight_max = 2000, .deliveries_max = EVBUS_FOREVER), 1000);
+    const int64_t before = wait_now_ms();
+    await_count(&ledger->distinct, AGGREGATES * 10);
+    assert_in_range(wait_now_ms() - before, 1000, 8000);
+    proxy_cut(proxy);
+    must_reach(bus, connects, 3);
+    assert_true(wait_until(is_slow_again, bus, wait_patience_ms()));
+    must_reach_at_least(bus, duplicates_settled, 1); /* all come again and again: nobody may say that they are done */
+    const struct suite_event event = suite_event(&c->s, EVBUS_EVENT_STALLED, 0);
+    assert_string_equal(event.topic, TOPIC);
+    assert_int_equal(event.status, EVBUS_DENIED);
+    assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_STALLED), 1);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+}
+
+/* SHARED members have no order to keep and may hold what is missing here: nothing is asked for, the ack wait decides. */
+static void test_gap_is_off_for_shared_subscriptions(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    (void)publish_all(c, 10);
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    lose(c, bus, ledger, EVBUS_OPTS(evbus_sub_opts, .membership = EVBUS_SHARED, .ack_wait_ms = 1000), 1000);
+    await_count(&ledger->distinct, AGGREGATES * 10);
+    const struct counted n = counted(bus);
+    assert_int_equal(n.gaps + n.told + n.off + n.slow, 0);
+    await_settled(c);
+}
+
+#define FOREIGN 150
+
+/* A member without a lease, of an older version or another client: pulls and holds what it gets. */
+static natsSubscription *foreign_member(struct nats_case *c)
+{
+    char stream[EV_NAME_MAX], durable[EV_NAME_MAX], subject[3 * EV_NAME_MAX], body[64];
+    natsSubscription *sub = NULL;
+    natsInbox *inbox = NULL;
+
+    ev_stream_name(stream, TOPIC);
+    (void)ev_durable_name(durable, "suite", TOPIC);
+    (void)snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable);
+    const int len = snprintf(body, sizeof body, "{\"batch\":%d,\"expires\":60000000000}", FOREIGN);
+    assert_int_equal(natsInbox_Create(&inbox), NATS_OK);
+    assert_int_equal(natsConnection_SubscribeSync(&sub, c->nc, inbox), NATS_OK);
+    assert_int_equal(natsConnection_PublishRequest(c->nc, subject, inbox, body, len), NATS_OK);
+    natsInbox_Destroy(inbox);
+    return sub;
+}
+
+static void foreign_acks(struct nats_case *c, natsSubscription *sub)
+{
+    for (int i = 0; i < FOREIGN; i++) {
+        natsMsg *msg = NULL;
+        assert_int_equal(natsSubscription_NextMsg(&msg, sub, wait_patience_ms()), NATS_OK);
+        assert_int_equal(natsConnection_Publish(c->nc, natsMsg_GetReply(msg), "+ACK", 4), NATS_OK);
+        natsMsg_Destroy(msg);
+    }
+    natsSubscription_Destroy(sub);
+}
+
+/* A member of an EXCLUSIVE group that has no lease is reported, and what it holds is not taken from it. */
+static void test_gap_takes_nothing_from_an_active_member(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    must(evbus_unsubscribe(take(bus, ledger, NULL))); /* the durable is there */
+    evbus *publisher = publish_all(c, 1);
+    natsSubscription *foreign = foreign_member(c);
+    await_delivered(c, AGGREGATES);
+    (void)take(bus, ledger, NULL);
+    assert_true(wait_until(is_off, bus, wait_patience_ms()));
+    assert_int_equal(suite_event(&c->s, EVBUS_EVENT_FOREIGN_MEMBER, 0).status, EVBUS_OK);
+    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 40); /* more than the other one asked for */
+    await_count(&ledger->started, AGGREGATES * 40 - FOREIGN);
+    assert_int_equal(counted(bus).told, 0);
+    for (int i = 0; i < AGGREGATES; i++)
+        assert_int_equal(ledger->runs[i][1], 0);
+    foreign_acks(c, foreign);
+    await_settled(c);
+    assert_int_equal(ledger->distinct, AGGREGATES * 40 - FOREIGN);
+    assert_int_equal(ledger->started, AGGREGATES * 40 - FOREIGN);
+}
+
+/* ---- Hand-overs -------------------------------------------------------------------------------------------------- */
+
+#define HANDOVERS 50
+
+/* Fifty times a subscriber leaves with hundreds of messages here and in transit and another one takes over: in order, at
+ * once, nothing lost, nothing run twice. */
+static void test_gap_hands_over_in_order(void **state)
+{
+    struct nats_case *c = *state;
+    const evbus_sub_opts o = {.struct_size = sizeof o, .inflight_max = 1000, .deliveries_max = EVBUS_FOREVER};
+    struct ledger *ledger = new_ledger(0);
+    int64_t longest = 0;
+    uint64_t in_transit = 0;
+
+    case_start(c, CASE_JETSTREAM, "");
+    (void)publish_all(c, VERSIONS);
+    evbus *buses[2] = {suite_open(&c->s, NULL), suite_open(&c->s, NULL)};
+    evbus_sub *sub = take(buses[0], ledger, &o);
+    await_count(&ledger->started, 100);
+    for (int i = 1; i <= HANDOVERS; i++) {
+        const int64_t before = wait_now_ms();
+        must(evbus_unsubscribe(sub));
+        const uint32_t seen = atomic_load(&ledger->started);
+        jsConsumerInfo *info = read_consumer(c);
+        in_transit += (uint64_t)info->NumAckPending;
+        jsConsumerInfo_Destroy(info);
+        sub = take(buses[i % 2], ledger, &o);
+        await_count(&ledger->started, seen + 1 < AGGREGATES * VERSIONS ? seen + 1 : seen);
+        longest = wait_now_ms() - before > longest ? wait_now_ms() - before : longest;
+    }
+    await_count(&ledger->distinct, AGGREGATES * VERSIONS);
+    print_message("%d hand-overs, %" PRIu64 " messages each, the longest %d ms\n", HANDOVERS, in_transit / HANDOVERS,
+                  (int)longest);
+    assert_in_range(in_transit / HANDOVERS, 200, 1000); /* the fault bit */
+    assert_in_range(longest, 0, 2000 * (wait_patience_ms() / 20000));
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+    await_settled(c);
+}
+
+/* The other process: handles, until it is killed. */
+static int be_member(const char *url, const char *path)
+{
+    const int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct ledger *ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    evbus *bus = NULL;
+    evbus_sub *sub = NULL;
+
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (ledger == MAP_FAILED || evbus_open(url, EVBUS_OPTS(evbus_opts, .name = "suite"), &bus) != EVBUS_OK ||
+        evbus_subscribe_envelope(bus, TOPIC, write_down, ledger, NULL, &sub) != EVBUS_OK)
+        return 1;
+    for (;;)
+        (void)pause();
+}
+
+static struct ledger *share_ledger(struct nats_case *c, char path[96])
+{
+    (void)snprintf(path, 96, "%s/ledger", c->server.dir);
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, sizeof(struct ledger)), 0);
+    struct ledger *ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_true(ledger != MAP_FAILED);
+    (void)close(fd);
+    return ledger;
+}
+
+static pid_t start_member(struct nats_case *c, const char *path)
+{
+    char url[64];
+
+    case_url(url, sizeof url, "");
+    (void)c;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        (void)execl("/proc/self/exe", "test_nats_gap", "member", url, path, (char *)NULL);
+        _exit(127);
+    }
+    assert_true(pid > 0);
+    return pid;
+}
+
+/* A process is killed (kill -9) while it holds a thousand messages: its successor takes over in order within seconds. */
+static void test_gap_succeeds_a_killed_process(void **state)
+{
+    struct nats_case *c = *state;
+    char path[96];
+
+    case_start(c, CASE_JETSTREAM, "");
+    (void)publish_all(c, 30);
+    evbus *bus = suite_open(&c->s, NULL);
+    for (int i = 0; i < 3; i++) {
+        struct ledger *ledger = share_ledger(c, path);
+        const uint32_t before = atomic_load(&ledger->started);
+        atomic_store(&ledger->stop_at, before + 300);
+        const pid_t pid = start_member(c, path);
+        await_count(&ledger->started, before + 300);
+        await_delivered(c, 1000);
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        atomic_store(&ledger->stop_at, 0);
+        const uint32_t seen = atomic_load(&ledger->started);
+        const int64_t killed = wait_now_ms();
+        evbus_sub *sub = take(bus, ledger, NULL);
+        await_count(&ledger->started, seen + 1);
+        const int64_t took = wait_now_ms() - killed;
+        print_message("taken over after %d ms\n", (int)took);
+        assert_in_range(took, 0, 3000 * (wait_patience_ms() / 20000));
+        if (i == 2)
+            await_count(&ledger->distinct, AGGREGATES * 30);
+        must(evbus_unsubscribe(sub));
+        assert_int_equal(ledger->skipped, 0);
+        (void)munmap(ledger, sizeof *ledger);
+    }
+    await_settled(c);
+}
+
+#define GAP_CASE(fn)                                                                                                   \
+    {                                                                                                                  \
+#fn, fn, case_set_up, tear_down, NULL                                                                          \
+    }
+
+int main(int argc, char **argv)
+{
+    struct CMUnitTest tests[] = {
+        GAP_CASE(test_gap_keeps_order_when_links_are_cut),
+        GAP_CASE(test_gap_keeps_order_when_the_server_is_killed),
+        GAP_CASE(test_gap_waits_where_settling_is_forbidden),
+        GAP_CASE(test_gap_is_off_for_shared_subscriptions),
+        GAP_CASE(test_gap_takes_nothing_from_an_active_member),
+        GAP_CASE(test_gap_hands_over_in_order),
+        GAP_CASE(test_gap_succeeds_a_killed_process),
+    };
+
+    if (argc == 4 && strcmp(argv[1], "member") == 0)
+        return be_member(argv[2], argv[3]);
+    return case_run("nats gap", tests, sizeof tests / sizeof *tests, argc, argv);
+}

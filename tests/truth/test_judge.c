@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The judge himself: a clean run passes, and each broken rule is found and named. */
+#include "../support/truth.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define SECOND INT64_C(1000000000)
+
+static struct truth logs[2];
+static struct truth_case trial;
+static int64_t now;
+
+static int set_up(void **state)
+{
+    (void)state;
+    memset(&trial, 0, sizeof trial);
+    trial.name = "judge";
+    trial.attempts_max = 3;
+    trial.quiet = true;
+    trial.logs = logs;
+    trial.log_count = 2;
+    now = SECOND;
+    return truth_open(&logs[0], NULL, 1, 64, NULL) && truth_open(&logs[1], NULL, 2, 64, NULL) ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    truth_close(&logs[0]);
+    truth_close(&logs[1]);
+    truth_content_clear(&trial.stream);
+    truth_content_clear(&trial.letters);
+    return 0;
+}
+
+/* ---- Writing history --------------------------------------------------------------------------------------------- */
+
+static struct truth_entry *write_entry(int process, enum truth_kind kind, uint32_t version, uint64_t sequence)
+{
+    struct truth *t = &logs[process - 1];
+    struct truth_entry *e = &t->entries[atomic_fetch_add(&t->shared->count, 1)];
+
+    e->process = (uint16_t)process;
+    e->member = 1;
+    e->aggregate = 1;
+    e->version = version;
+    e->sequence = sequence;
+    e->deliveries = e->attempt = 1;
+    e->at_ns = e->wall_ns = ++now;
+    atomic_store(&e->kind, kind);
+    return e;
+}
+
+static void published(uint32_t version, uint64_t sequence)
+{
+    write_entry(1, TRUTH_CALL, version, 0)->publisher = 0;
+    write_entry(1, TRUTH_ACCEPTED, version, 0)->publisher = 0;
+    if (!sequence)
+        return;
+    truth_content_add(&trial.stream, &(struct truth_stored){
+                                         .sequence = sequence, .aggregate = 1, .version = version, .stored_ns = now});
+}
+
+static void ran(int process, uint32_t version, uint64_t sequence, evbus_verdict verdict)
+{
+    write_entry(process, TRUTH_START, version, sequence);
+    write_entry(process, TRUTH_VERDICT, version, sequence)->verdict = verdict;
+}
+
+static void totals(uint64_t accepted, uint64_t stored, uint64_t refused, uint64_t unknown)
+{
+    struct truth_entry *e = write_entry(1, TRUTH_TOTALS, 0, 0);
+
+    e->counts[0] = accepted;
+    e->counts[1] = stored;
+    e->counts[2] = refused;
+    e->counts[3] = unknown;
+}
+
+static void expect(const char *rule)
+{
+    struct truth_account account;
+    const bool kept = truth_judge(&trial, &account);
+
+    if (rule && (kept || !strstr(trial.verdict, rule)))
+        fail_msg("expected '%s', the verdict is '%s'", rule, trial.verdict);
+    if (!rule && !kept)
+        fail_msg("expected nothing, the verdict is '%s'", trial.verdict);
+}
+
+/* Two versions stored at 1 and 2, and a member. */
+static void two_published(void)
+{
+    published(1, 1);
+    published(2, 2);
+    write_entry(1, TRUTH_MEMBER, 0, 0);
+}
+
+/* ---- Cases ------------------------------------------------------------------------------------------------------- */
+
+static void test_judge_passes_a_clean_run(void **state)
+{
+    struct truth_entry *again;
+
+    (void)state;
+    two_published();
+    published(3, 0);
+    write_entry(1, TRUTH_REFUSED, 3, 0);
+    ran(1, 1, 1, EVBUS_RETRY);
+    write_entry(1, TRUTH_START, 1, 1)->attempt = 2; /* in its handler when the process is killed */
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    again = write_entry(2, TRUTH_START, 1, 1);
+    again->deliveries = 2;
+    write_entry(2, TRUTH_VERDICT, 1, 1)->verdict = EVBUS_ACK;
+    ran(2, 2, 2, EVBUS_ACK);
+    totals(3, 2, 1, 0);
+    expect(NULL);
+}
+
+static void test_judge_passes_what_is_dead_lettered(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_REJECT);
+    truth_content_add(&trial.letters,
+                      &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = ++now});
+    ran(1, 2, 2, EVBUS_ACK);
+    expect(NULL);
+}
+
+static void test_judge_finds_a_start_before_the_letter_is_stored(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_REJECT);
+    ran(1, 2, 2, EVBUS_ACK);
+    truth_content_add(&trial.letters,
+                      &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = ++now});
+    expect("v2 starts before v1 is finished");
+}
+
+static void test_judge_finds_a_start_out_of_order(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 2, 2, EVBUS_ACK);
+    expect("v2 starts before v1 is finished");
+}
+
+static void test_judge_finds_a_start_behind_a_failed_head(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_RETRY);
+    ran(1, 2, 2, EVBUS_ACK);
+    expect("v2 starts before v1 is finished");
+}
+
+static void test_judge_finds_a_step_back(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_ACK);
+    ran(1, 2, 2, EVBUS_ACK);
+    ran(1, 1, 1, EVBUS_ACK);
+    expect("sequence 1 starts after 2");
+}
+
+static void test_judge_finds_a_settled_one_run_again(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_ACK);
+    ran(1, 1, 1, EVBUS_ACK);
+    expect("was acknowledged here and runs again");
+}
+
+static void test_judge_finds_a_rejected_one_run_again(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_REJECT);
+    ran(1, 1, 1, EVBUS_ACK);
+    expect("was given up here and runs again");
+}
+
+static void test_judge_finds_two_at_a_time(void **state)
+{
+    (void)state;
+    two_published();
+    write_entry(1, TRUTH_START, 1, 1);
+    write_entry(1, TRUTH_START, 2, 2);
+    expect("starts while another message of it runs");
+}
+
+static void test_judge_finds_a_second_member(void **state)
+{
+    (void)state;
+    two_published();
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    ran(2, 1, 1, EVBUS_ACK);
+    ran(1, 2, 2, EVBUS_ACK);
+    expect("is not the present one");
+}
+
+static void test_judge_finds_an_unflagged_repeat(void **state)
+{
+    (void)state;
+    two_published();
+    write_entry(1, TRUTH_START, 1, 1);
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    ran(2, 1, 1, EVBUS_ACK);
+    expect("is repeated and not flagged");
+}
+
+static void test_judge_finds_a_lost_message(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_ACK);
+    expect("v2, sequence 2, was never handled");
+}
+
+static void test_judge_finds_one_outcome_too_many(void **state)
+{
+    (void)state;
+    published(1, 1);
+    write_entry(1, TRUTH_UNKNOWN, 1, 0);
+    write_entry(1, TRUTH_REFUSED, 1, 0);
+    expect("has two outcomes");
+}
+
+static void test_judge_finds_a_refused_one_stored(void **state)
+{
+    (void)state;
+    published(1, 1);
+    write_entry(1, TRUTH_REFUSED, 1, 0);
+    expect("reported refused and is in the stream");
+}
+
+static void test_judge_finds_a_zombie(void **state)
+{
+    (void)state;
+    published(1, 0);
+    write_entry(1, TRUTH_UNKNOWN, 1, 0);
+    truth_content_add(&trial.stream,
+                      &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = now + 1});
+    expect("reported unknown and stored");
+    trial.late_ms = 1;
+    trial.unfinished = true;
+    expect(NULL);
+}
+
+static void test_judge_finds_a_stored_one_missing(void **state)
+{
+    (void)state;
+    published(1, 0);
+    totals(1, 1, 0, 0);
+    expect("was stored and is not in the stream");
+}
+
+static void test_judge_finds_a_lost_outcome(void **state)
+{
+    (void)state;
+    published(1, 1);
+    published(2, 0);
+    totals(2, 1, 1, 0); /* the bus counts a refusal nobody was told of */
+    expect("counts");
+}
+
+static void test_judge_finds_the_same_stored_twice(void **state)
+{
+    (void)state;
+    published(1, 1);
+    truth_content_add(&trial.stream,
+                      &(struct truth_stored){.sequence = 2, .aggregate = 1, .version = 1, .stored_ns = now});
+    expect("is in the stream twice");
+}
+
+static void test_judge_finds_calls_stored_out_of_order(void **state)
+{
+    (void)state;
+    published(1, 2);
+    published(2, 1);
+    expect("is stored after it");
+}
+
+static void test_judge_finds_levels_above_their_limit(void **state)
+{
+    struct truth_entry *e;
+
+    (void)state;
+    e = write_entry(1, TRUTH_LEVELS, 0, 0);
+    memset(e->counts, 0, sizeof e->counts);
+    e->counts[2] = 11;
+    e->counts[3] = 10;
+    e->counts[1] = 1;
+    expect("11 messages held, allowed are 10");
+}
+
+static void test_judge_finds_two_letters(void **state)
+{
+    (void)state;
+    published(1, 1);
+    write_entry(1, TRUTH_MEMBER, 0, 0);
+    ran(1, 1, 1, EVBUS_REJECT);
+    for (int i = 0; i < 2; i++)
+        truth_content_add(&trial.letters,
+                          &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = ++now});
+    expect("has two dead letters");
+}
+
+static void test_judge_finds_a_full_log(void **state)
+{
+    (void)state;
+    atomic_store(&logs[0].shared->count, 65);
+    expect("is full");
+}
+
+int main(void)
+{
+#define JUDGE(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        JUDGE(test_judge_passes_a_clean_run),
+        JUDGE(test_judge_passes_what_is_dead_lettered),
+        JUDGE(test_judge_finds_a_start_before_the_letter_is_stored),
+        JUDGE(test_judge_finds_a_start_out_of_order),
+        JUDGE(test_judge_finds_a_start_behind_a_failed_head),
+        JUDGE(test_judge_finds_a_step_back),
+        JUDGE(test_judge_finds_a_settled_one_run_again),
+        JUDGE(test_judge_finds_a_rejected_one_run_again),
+        JUDGE(test_judge_finds_two_at_a_time),
+        JUDGE(test_judge_finds_a_second_member),
+        JUDGE(test_judge_finds_an_unflagged_repeat),
+        JUDGE(test_judge_finds_a_lost_message),
+        JUDGE(test_judge_finds_one_outcome_too_many),
+        JUDGE(test_judge_finds_a_refused_one_stored),
+        JUDGE(test_judge_finds_a_zombie),
+        JUDGE(test_judge_finds_a_stored_one_missing),
+        JUDGE(test_judge_finds_a_lost_outcome),
+        JUDGE(test_judge_finds_the_same_stored_twice),
+        JUDGE(test_judge_finds_calls_stored_out_of_order),
+        JUDGE(test_judge_finds_levels_above_their_limit),
+        JUDGE(test_judge_finds_two_letters),
+        JUDGE(test_judge_finds_a_full_log),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

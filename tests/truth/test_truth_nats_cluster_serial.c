@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Three servers, three replicas: the stream's leader dies (kill -9) or sleeps, at seeded points under load. */
+#include "nats_truth.h"
+
+#include "../support/nats_cluster.h"
+
+static struct nats_cluster cluster;
+static struct driver driver;
+static struct truth truth;
+static struct witness witness;
+
+static int set_up(void **state)
+{
+    (void)state;
+    return nats_cluster_start(&cluster) && truth_open(&truth, NULL, 1, DRIVER_LOG, NULL) ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    driver_end(&driver);
+    if (witness.nc)
+        witness_leave(&witness);
+    truth_close(&truth);
+    nats_cluster_end(&cluster);
+    return 0;
+}
+
+/* ---- Leaders ----------------------------------------------------------------------------------------------------- */
+
+static bool three_replicas_work(void *arg)
+{
+    const char *subject = "first.try";
+    jsStreamConfig cfg;
+
+    (void)arg;
+    (void)jsStreamConfig_Init(&cfg);
+    cfg.Name = "FIRST";
+    cfg.Subjects = &subject;
+    cfg.SubjectsLen = 1;
+    cfg.Replicas = NATS_NODES;
+    return js_AddStream(NULL, witness.js, &cfg, NULL, NULL) == NATS_OK;
+}
+
+struct leader {
+    char name[16];
+    const char *other_than;
+};
+
+/* The stream has a leader, and all its replicas are there. */
+static bool led(void *arg)
+{
+    struct leader *l = arg;
+    jsStreamInfo *info = NULL;
+    bool ok = false;
+
+    if (js_GetStreamInfo(&info, witness.js, witness.stream, NULL, NULL) != NATS_OK)
+        return false;
+    if (info->Cluster && info->Cluster->Leader && info->Cluster->ReplicasLen == NATS_NODES - 1) {
+        (void)snprintf(l->name, sizeof l->name, "%s", info->Cluster->Leader);
+        ok = !l->other_than || strcmp(l->name, l->other_than) != 0;
+        for (int i = 0; i < info->Cluster->ReplicasLen; i++)
+            ok = ok && info->Cluster->Replicas[i]->Current && !info->Cluster->Replicas[i]->Offline;
+    }
+    jsStreamInfo_Destroy(info);
+    return ok;
+}
+
+static struct nats_server *the_leader(char name[16])
+{
+    struct leader l = {.other_than = NULL};
+
+    assert_true(wait_until(led, &l, 3 * wait_patience_ms()));
+    (void)snprintf(name, 16, "%s", l.name);
+    struct nats_server *node = nats_cluster_node(&cluster, name);
+    assert_non_null(node);
+    return node;
+}
+
+static bool another_leads(void *arg)
+{
+    jsStreamInfo *info = NULL;
+    const char *old = arg;
+
+    if (js_GetStreamInfo(&info, witness.js, witness.stream, NULL, NULL) != NATS_OK)
+        return false;
+    const bool other = info->Cluster && info->Cluster->Leader && strcmp(info->Cluster->Leader, old) != 0;
+    jsStreamInfo_Destroy(info);
+    return other;
+}
+
+/* ---- Cases ------------------------------------------------------------------------------------------------------- */
+
+static void begin(uint64_t seed)
+{
+    char url[128];
+
+    nats_cluster_url(&cluster, url, sizeof url);
+    struct driver_opts o = driver_defaults(url, seed);
+    o.replicas = NATS_NODES;
+    o.ack_wait_ms = 2000;
+    o.publish_timeout_ms = 10000;
+    witness_come(&witness, url, o.topic);
+    assert_true(wait_until(three_replicas_work, NULL, 3 * wait_patience_ms()));
+    assert_true(driver_start(&driver, &o, &truth));
+}
+
+static void finish(uint64_t seed, const char *name)
+{
+    struct truth_case c = {.name = name,
+                           .seed = seed,
+                           .logs = &truth,
+                           .log_count = 1,
+                           .attempts_max = 3,
+                           .late_ms = 15000,
+                           .unflagged_repeats = true};
+    char leader[16];
+
+    assert_true(driver_settle(&driver, 3 * wait_patience_ms()));
+    assert_true(wait_until(witness_is_idle, &witness, 3 * wait_patience_ms()));
+    (void)the_leader(leader);
+    const evbus_statistics s = driver_stats(&driver);
+    driver_end(&driver);
+    const struct truth_account a = witness_judge(&witness, &c);
+    print_message("%s: %" PRIu64 " starts, redelivered %" PRIu64 ", sessions %" PRIu64 ", unknown %" PRIu64 " (%" PRIu64
+                  " stored), refused %" PRIu64 "\n",
+                  name, a.starts, s.redelivered, s.connects, a.unknown, a.unknown_stored, a.refused);
+    assert_true(s.redelivered + a.unknown + s.publishes_resent > 0);
+}
+
+static void leader_falls(uint64_t seed, const char *name, bool dies, uint32_t points)
+{
+    uint64_t rng = seed;
+    char leader[16];
+
+    begin(seed);
+    for (uint32_t i = 0; i < points; i++) {
+        struct in_flight at = {0};
+        await_starts(&truth, 50 + driver_random(&rng) % 500);
+        struct nats_server *node = the_leader(leader);
+        assert_true(witness_consumer(&witness, &at) && at.unacked > 0);
+        if (dies)
+            nats_server_kill(node);
+        else
+            nats_server_signal(node, SIGSTOP);
+        assert_true(driver_stats(&driver).held + driver_stats(&driver).publishes_inflight > 0);
+        assert_true(wait_until(another_leads, leader, 3 * wait_patience_ms()));
+        if (dies) {
+            assert_true(nats_server_restart(node));
+        } else {
+            wait_out(driver.o.ack_wait_ms + 300);
+            nats_server_signal(node, SIGCONT);
+        }
+    }
+    finish(seed, name);
+}
+
+static void test_truth_leader_killed(void **state)
+{
+    (void)state;
+    leader_falls(driver_seed(1000), "leader killed", true, driver_points(1));
+}
+
+static void test_truth_leader_stopped(void **state)
+{
+    (void)state;
+    leader_falls(driver_seed(1100), "leader stopped", false, driver_points(1));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_truth_leader_killed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_truth_leader_stopped, set_up, tear_down),
+    };
+
+    return truth_main("truth: three replicas", tests, sizeof tests / sizeof tests[0], argc, argv);
+}

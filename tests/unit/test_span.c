@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/span.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+static struct ev_span span;
+static uint64_t counted;
+
+static int set_up(void **state)
+{
+    (void)state;
+    memset(&span, 0, sizeof span);
+    counted = 0;
+    return 0;
+}
+
+/* A delivery; `lost` others were counted before it and did not come. Stored at its sequence's time. */
+static void deliver(uint64_t seq, uint64_t lost)
+{
+    bool in_a_row;
+
+    counted += lost + 1;
+    ev_span_count(&span, counted, &in_a_row);
+    ev_span_add(&span, seq, (int64_t)seq * 10, in_a_row);
+}
+
+static bool has(uint64_t seq)
+{
+    return ev_span_has(&span, seq, (int64_t)seq * 10);
+}
+
+/* However many there were, one span holds them; what lies between two that came in a row belongs to others. */
+static void test_span_remembers_all_that_came_in_a_row(void **state)
+{
+    (void)state;
+    assert_false(has(1));
+    for (uint64_t seq = 3; seq < 3000000; seq += 3)
+        deliver(seq, 0);
+    assert_int_equal(span.count, 0);
+    assert_true(has(3) && has(2999997) && has(1500000));
+    assert_false(has(2) || has(3000000));
+}
+
+static void test_span_leaves_a_hole_where_something_was_lost(void **state)
+{
+    (void)state;
+    deliver(1, 0);
+    deliver(2, 0);
+    deliver(10, 7);
+    for (uint64_t seq = 3; seq < 10; seq++)
+        assert_false(has(seq));
+    assert_true(has(1) && has(2) && has(10));
+    deliver(5, 0); /* it comes again */
+    assert_true(has(5));
+    assert_false(has(4) || has(6));
+    assert_int_equal(span.count, 2);
+    for (uint64_t seq = 3; seq < 10; seq++)
+        deliver(seq, 0);
+    assert_int_equal(span.count, 0);
+}
+
+/* What comes again in between does not make up for what was left out: the next new one is in a row with it, and the lost one
+ * is still missing. */
+static void test_span_keeps_a_hole_behind_a_redelivery(void **state)
+{
+    bool in_a_row;
+
+    (void)state;
+    deliver(1, 0);
+    deliver(2, 0);
+    counted += 2; /* 3 was lost, and 1, settled, comes again: it is counted and not taken in */
+    ev_span_count(&span, counted, &in_a_row);
+    assert_false(in_a_row);
+    deliver(4, 0);
+    assert_false(has(3));
+    deliver(3, 0);
+    assert_true(has(3));
+}
+
+static void test_span_forgets_what_was_handed_back(void **state)
+{
+    (void)state;
+    for (uint64_t seq = 1; seq <= 5; seq++)
+        deliver(seq, 0);
+    ev_span_hand_back(&span, 3);
+    ev_span_hand_back(&span, 4);
+    ev_span_hand_back(&span, 9);
+    assert_true(has(2) && has(5));
+    assert_false(has(3) || has(4) || has(9));
+}
+
+static void test_span_grows_downwards(void **state)
+{
+    (void)state;
+    deliver(100, 0);
+    deliver(50, 0);
+    assert_true(has(50) && has(100));
+    assert_false(has(51) || has(99) || has(49));
+}
+
+/* A broker that lost the end of its stream uses the sequences again, for what is stored later. */
+static void test_span_knows_nothing_of_a_sequence_used_again(void **state)
+{
+    bool in_a_row;
+
+    (void)state;
+    for (uint64_t seq = 1; seq <= 100; seq++)
+        deliver(seq, 0);
+    assert_false(ev_span_has(&span, 90, 1001));
+    ev_span_count(&span, 1, &in_a_row);
+    ev_span_add(&span, 90, 1001, in_a_row);
+    assert_true(ev_span_has(&span, 90, 1001));
+    assert_false(has(89)); /* forgotten: at worst it runs again */
+}
+
+/* Against a plain set: what it claims to have came, and with few holes it has all that came. */
+static void test_span_never_claims_what_did_not_come(void **state)
+{
+    enum { N = 20000 };
+    static bool came[N + 1];
+    uint64_t rng = 88172645463325252u, seq = 1;
+
+    (void)state;
+    memset(came, 0, sizeof came);
+    for (int i = 0; i < 12000 && seq <= N; i++) {
+        rng ^= rng << 13;
+        rng ^= rng >> 7;
+        rng ^= rng << 17;
+        if (rng % 100 < 3) { /* some are lost */
+            const uint64_t lost = 1 + rng / 100 % 5;
+            seq += lost;
+            if (seq > N)
+                break;
+            deliver(seq, lost);
+            came[seq++] = true;
+        } else if (rng % 100 < 8) { /* an old one comes again, or for the first time */
+            const uint64_t old = 1 + rng / 100 % seq;
+            if (old < seq && old >= span.bottom) {
+                deliver(old, 0);
+                came[old] = true;
+            }
+        } else if (rng % 100 < 10 && seq > 1) {
+            const uint64_t back = 1 + rng / 100 % (seq - 1);
+            ev_span_hand_back(&span, back);
+            came[back] = false;
+        } else {
+            deliver(seq, 0);
+            came[seq++] = true;
+        }
+        assert_true(span.count <= EV_SPAN_HOLES);
+        for (uint32_t h = 1; h < span.count; h++)
+            assert_true(span.holes[h - 1].last < span.holes[h].first);
+    }
+    for (uint64_t s = 1; s < seq; s++)
+        assert_true(!has(s) || came[s]);
+    assert_true(seq > 5000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(test_span_remembers_all_that_came_in_a_row, set_up),
+        cmocka_unit_test_setup(test_span_leaves_a_hole_where_something_was_lost, set_up),
+        cmocka_unit_test_setup(test_span_keeps_a_hole_behind_a_redelivery, set_up),
+        cmocka_unit_test_setup(test_span_forgets_what_was_handed_back, set_up),
+        cmocka_unit_test_setup(test_span_grows_downwards, set_up),
+        cmocka_unit_test_setup(test_span_knows_nothing_of_a_sequence_used_again, set_up),
+        cmocka_unit_test_setup(test_span_never_claims_what_did_not_come, set_up),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
