@@ -51,7 +51,7 @@ foreach(kind lsan tsan)
 endforeach()
 
 # Not under sanitizers: what other tests run there as well, and takes minutes; and what counts calls, which they add to.
-set(unsanitized "^(hotpath/.*|backend/test_fault_nats|cli/test_torture_(server|cluster)|truth/test_truth_nats_cluster_serial)$")
+set(unsanitized "^(hotpath/.*|backend/test_fault_nats\\..*|cli/test_torture_(server|cluster)|truth/test_truth_nats_cluster_serial)$")
 
 # evbus_test(<label> <name> <seconds> COMMAND ...): registers one test.
 function(evbus_test label name seconds)
@@ -96,6 +96,11 @@ function(evbus_test_program label source)
         OUTPUT_NAME ${name} RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests/${label})
 endfunction()
 
+# The conformance suite is one program a backend; its themes (tests/support/backend_suite.c) are tests of their own.
+file(GLOB suite_themes CONFIGURE_DEPENDS tests/support/backend_suite_*.c)
+list(TRANSFORM suite_themes REPLACE "^.*/backend_suite_(.*)\\.c$" "\\1")
+list(REMOVE_ITEM suite_themes help)
+
 function(evbus_test_programs label seconds)
     file(GLOB sources CONFIGURE_DEPENDS tests/${label}/test_*.c)
     file(GLOB helpers CONFIGURE_DEPENDS tests/${label}/*.c)
@@ -112,7 +117,14 @@ function(evbus_test_programs label seconds)
         endif()
         evbus_test_program(${label} ${source} ${helpers})
         target_link_libraries(${label}_${name} PRIVATE ${ARGN} ${testing_library} evbus_testing)
-        evbus_test(${label} ${name} ${seconds} COMMAND ${label}_${name})
+        file(STRINGS ${source} whole_suite REGEX "backend_suite_run\\(")
+        if(NOT whole_suite)
+            evbus_test(${label} ${name} ${seconds} COMMAND ${label}_${name})
+            continue()
+        endif()
+        foreach(theme IN LISTS suite_themes)
+            evbus_test(${label} ${name}.${theme} ${seconds} COMMAND ${label}_${name} "test_${theme}_*")
+        endforeach()
     endforeach()
 endfunction()
 
