@@ -490,7 +490,7 @@ static void acks_denied(struct ev_nats *st, const char *subject, const char *tex
     ev_nats_leave_unanswered(st);
     struct ev_nats_binding *b = ev_nats_parse_ackref(subject, &ref) ? ev_nats_binding_find(c, &ref) : NULL;
     if (b)
-        ev_nats_gap_denied(st, b, text);
+        ev_nats_gap_denied(st, b, true, text);
 }
 
 /* A message to ourselves, refused after what came before it: as good as its echo. False: it is none. */
@@ -533,7 +533,7 @@ bool ev_nats_consume_denied(struct ev_nats *st, const char *subject, const char 
         if (strstr(subject, next) && b->gap.step != EV_NATS_GAP_LIST)
             ev_nats_pull_lost(st, b, EVBUS_DENIED, text);
         else
-            ev_nats_gap_denied(st, b, text);
+            ev_nats_gap_denied(st, b, false, text);
     }
     return true;
 }

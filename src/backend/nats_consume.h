@@ -193,6 +193,7 @@ struct ev_nats_consume {
     uint64_t tokens_live, delivered, strays, refused, odd, pulls_sent, returned, missed, cuts;
     uint64_t fenced;                                            /* came although it was another member's turn */
     uint64_t gaps, gaps_told, gaps_off, gaps_slow, gaps_listed; /* looked at; messages asked for again; ... */
+    uint64_t gaps_gathered;
     bool stray_logged, refused_logged, denied_logged;
 };
 
@@ -260,8 +261,8 @@ void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64
 void ev_nats_gap_answer(struct ev_nats *st, natsMsg *msg, const char *rest);
 /* A delivery that no binding knows: true if it is of a list. */
 bool ev_nats_gap_listed(struct ev_nats *st, struct ev_nats_binding *chain, const struct ev_nats_ackref *ref);
-/* The server refused one of its messages. */
-void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, const char *text);
+/* The server refused one of its messages; or, settling, any verdict. */
+void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, bool settling, const char *text);
 
 /* ---- nats_leave.c: [loop] ---------------------------------------------------------------------------------------- */
 

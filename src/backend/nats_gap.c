@@ -265,11 +265,25 @@ static void gather(struct ev_nats *st, struct ev_nats_binding *b)
         g->unseen = g->pending;
         g->gather_until = st->now + 2 * b->ack_wait_ns + WAIT_MARGIN;
         g->gathering = true;
+        st->consume->gaps_gathered++;
         ev_host_gather(st->host, b->sub, true);
+    } else {
+        ev_log(st->log, EVBUS_LOG_WARN, "nats",
+               "consumer '%s' of stream '%s': what was delivered before comes in the order of the server's queue",
+               b->consumer, b->stream);
     }
     close_gap(st, b);
     if (g->seen)
         ev_nats_pull_schedule(st->consume, b, g->gather_until);
+}
+
+static void give_up_gathering(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    ev_log(st->log, EVBUS_LOG_WARN, "nats",
+           "consumer '%s' of stream '%s': %" PRIu64 " of %" PRIu64 " messages that were delivered before did not come "
+           "again within twice the ack wait: the others start without them",
+           b->consumer, b->stream, b->gap.unseen, b->gap.pending);
+    end_gathering(st, b);
 }
 
 void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64_t stream_seq)
@@ -286,9 +300,13 @@ void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64
         end_gathering(st, b);
 }
 
-void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, const char *text)
+void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, bool settling, const char *text)
 {
-    if (asks(b->gap.step))
+    const enum ev_nats_gap_step step = b->gap.step;
+
+    /* Verdicts that waited for the link are refused while we ask. Without the answer nothing could be gathered; and the
+     * probe is refused as well. */
+    if (asks(step) && !(settling && step == EV_NATS_GAP_ASK))
         wait_out(st, b, EVBUS_DENIED, text);
 }
 
@@ -536,7 +554,7 @@ void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b)
     const bool answered = g->want != 0 && g->answers == g->want;
 
     if (g->seen && st->now >= g->gather_until)
-        end_gathering(st, b);
+        give_up_gathering(st, b);
     else if (g->seen)
         ev_nats_pull_schedule(st->consume, b, g->gather_until);
     if (g->step == EV_NATS_GAP_CLOSED)

@@ -88,7 +88,7 @@ static uint32_t most_runs(const struct ledger *l)
 
 struct counted {
     struct ev_command command;
-    uint64_t gaps, told, off, slow;
+    uint64_t gaps, told, off, slow, gathered;
     _Atomic(uint32_t) done;
 };
 
@@ -101,6 +101,7 @@ static void count_on_loop(evbus *bus, struct ev_command *command)
     n->told = c->gaps_told;
     n->off = c->gaps_off;
     n->slow = c->gaps_slow;
+    n->gathered = c->gaps_gathered;
     atomic_store(&n->done, 1);
 }
 
@@ -244,8 +245,12 @@ static void lose(struct nats_case *c, evbus *bus, struct ledger *ledger, const e
     (void)take(bus, ledger, opts);
     await_delivered(c, count);
     assert_in_range(atomic_load(&ledger->started), 0, count - count / 4); /* the fault bit */
+    if (ledger->gate) /* no new link before the test says so; the handlers end meanwhile */
+        proxy_after_each(proxy, PROXY_TO_CLIENT, 0, PROXY_CUT);
     proxy_cut(proxy);
     must_reach(bus, disconnects, cuts + 1);
+    if (ledger->gate)
+        gate_open(ledger->gate);
 }
 
 /* ---- Cuts -------------------------------------------------------------------------------------------------------- */
@@ -344,6 +349,28 @@ static void test_gap_waits_where_settling_is_forbidden(void **state)
     assert_string_equal(event.topic, TOPIC);
     assert_int_equal(event.status, EVBUS_DENIED);
     assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_STALLED), 1);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+}
+
+/* Handlers that end while there is no link: their verdicts are refused when there is one again, before the server has
+ * said what it delivered. That is asked for all the same, so that it can be gathered. */
+static void test_gap_gathers_where_verdicts_waited_for_the_link(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, NO_ACKS, "op:op@");
+    (void)publish_all(c, 10);
+    evbus *bus = open_behind_proxy(c, "noack", "p");
+    ledger->gate = &c->gate;
+    lose(c, bus, ledger,
+         EVBUS_OPTS(evbus_sub_opts, .ack_wait_ms = 2000, .inflight_max = 2000, .deliveries_max = EVBUS_FOREVER), 1000);
+    must_reach_at_least(bus, handler_runs, 1);
+    proxy_after_each(proxy, PROXY_TO_CLIENT, UINT64_MAX, PROXY_CUT);
+    await_count(&ledger->distinct, AGGREGATES * 10);
+    assert_int_equal(counted(bus).slow, 1);
+    assert_int_equal(counted(bus).gathered, 1);
     assert_int_equal(ledger->skipped, 0);
     assert_int_equal(most_runs(ledger), 1);
 }
@@ -550,6 +577,7 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_keeps_order_when_links_are_cut),
         GAP_CASE(test_gap_keeps_order_when_the_server_is_killed),
         GAP_CASE(test_gap_waits_where_settling_is_forbidden),
+        GAP_CASE(test_gap_gathers_where_verdicts_waited_for_the_link),
         GAP_CASE(test_gap_is_off_for_shared_subscriptions),
         GAP_CASE(test_gap_takes_nothing_from_an_active_member),
         GAP_CASE(test_gap_hands_over_in_order),

@@ -377,9 +377,49 @@ static void test_nats_gap_killed_server(void **state)
     gap_end(&g);
 }
 
+struct refusal {
+    struct gap *g;
+    enum ev_nats_gap_step begun, verdict_refused, question_refused;
+};
+
+static void refuse(void *arg)
+{
+    struct refusal *r = arg;
+    struct ev_nats *st = nats(r->g->w);
+    struct ev_nats_binding *b = r->g->w->sub.binding;
+
+    ev_nats_gap_begin(st, b);
+    r->begun = b->gap.step;
+    ev_nats_gap_denied(st, b, true, "a verdict");
+    r->verdict_refused = b->gap.step;
+    ev_nats_gap_denied(st, b, false, "the question");
+    r->question_refused = b->gap.step;
+}
+
+/* A verdict that waited for the link and is refused does not end the asking: without the answer nothing is known that could
+ * be gathered. (That was seen as order lost in 1 of 20 cuts, where a user may not settle.) */
+static void test_nats_gap_asks_though_a_verdict_is_refused(void **state)
+{
+    struct gap g;
+
+    (void)state;
+    gap_begin(&g);
+    publish(g.w, "a.b", 100, 50);
+    gap_bind(&g, HOLD, 100); /* so no pull is open when all is here */
+    mini_attach(&g.w->sub);
+    await(g.w, got_traced, &g.w->sub, 100);
+    struct refusal r = {.g = &g};
+    on_loop(&g.w->host, refuse, &r);
+    assert_int_equal(r.begun, EV_NATS_GAP_ASK);
+    assert_int_equal(r.verdict_refused, EV_NATS_GAP_ASK);
+    assert_int_equal(r.question_refused, EV_NATS_GAP_WAIT);
+    gap_end(&g);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nats_gap_asks_though_a_verdict_is_refused),
         cmocka_unit_test(test_nats_gap_a_thousand_in_transit),
         cmocka_unit_test(test_nats_gap_twenty_thousand_in_transit),
         cmocka_unit_test(test_nats_gap_leaves_alone_what_is_held),
