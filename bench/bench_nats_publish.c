@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * S1, S2, S3, S8: publishing envelopes at saturation, 256 bytes of payload, memory storage, against raw libnats and
- * js_PublishMsgAsync, with and without Nats-Msg-Id; then throughput against the in-flight window.
+ * js_PublishMsgAsync, with and without Nats-Msg-Id; then throughput against the in-flight window. With receipts on
+ * (the targets' way) a thread takes the receipt of each publish in batches, and the run ends with the last one taken.
  */
 #include "bare_nats.h"
 
@@ -20,7 +21,7 @@ struct job {
     unsigned threads;
     uint32_t window;
     uint64_t messages;
-    bool msg_id, counting;
+    bool msg_id, receipts, counting;
 };
 
 struct producer {
@@ -126,6 +127,60 @@ static bool run_producers(const struct job *job, void *to, uint64_t first, uint6
     return !failed || bench_sorry("a publish failed: %s", evbus_error_detail());
 }
 
+/* ---- Receipts ---------------------------------------------------------------------------------------------------- */
+
+#define TENANT 7 /* of load_envelope */
+#define BATCH 64
+#define RECEIPTS 8192
+
+static struct taker {
+    evbus *bus;
+    uint64_t first_at; /* begins when so many wait: all places of the queue have been used then */
+    _Atomic(uint64_t) taken, bad;
+    pthread_t thread;
+} taker;
+
+static void *take_receipts(void *arg)
+{
+    static evbus_receipt batch[BATCH];
+    size_t n = 0;
+
+    (void)arg;
+    for (evbus_statistics s = {.struct_size = sizeof s};
+         evbus_stats(taker.bus, &s) == EVBUS_OK && s.receipts_queued < taker.first_at;)
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    evbus_receipt_init(&batch[0]);
+    while (evbus_receipts_take(taker.bus, TENANT, batch, BATCH, EVBUS_FOREVER, &n) == EVBUS_OK) {
+        for (size_t i = 0; i < n; i++)
+            if (batch[i].outcome != EVBUS_OUTCOME_STORED)
+                atomic_fetch_add(&taker.bad, 1);
+        atomic_fetch_add(&taker.taken, n);
+    }
+    return NULL; /* the tenant is unregistered, and its last receipt is taken */
+}
+
+static void start_taker(evbus *bus, bool counting)
+{
+    taker = (struct taker){.bus = bus, .first_at = counting ? RECEIPTS : 0};
+    if (evbus_tenant_register(bus, TENANT, EVBUS_OPTS(evbus_tenant_opts, .receipts_max = RECEIPTS)) != EVBUS_OK)
+        bench_fail("cannot register the tenant: %s", evbus_error_detail());
+    if (pthread_create(&taker.thread, NULL, take_receipts, NULL) != 0)
+        bench_fail("cannot start a thread");
+}
+
+static void end_taker(void)
+{
+    if (evbus_tenant_unregister(taker.bus, TENANT) != EVBUS_OK)
+        bench_fail("cannot unregister the tenant: %s", evbus_error_detail());
+    (void)pthread_join(taker.thread, NULL);
+}
+
+static bool taken_all(uint64_t goal)
+{
+    return bench_await(&taker.taken, goal) &&
+           (atomic_load(&taker.bad) == 0 || bench_sorry("receipts that do not say stored"));
+}
+
 /* ---- Runs -------------------------------------------------------------------------------------------------------- */
 
 static bool stored_all(evbus *bus, uint64_t goal)
@@ -143,23 +198,33 @@ static bool stored_all(evbus *bus, uint64_t goal)
     return true;
 }
 
+static bool ended_all(const struct job *job, evbus *bus, uint64_t goal)
+{
+    return job->receipts ? taken_all(goal) : stored_all(bus, goal);
+}
+
 static bool run_evbus(const struct job *job, struct figures *out)
 {
     const uint64_t warm = job->counting ? 50000 : 1000;
     struct meter m;
     evbus *bus = bench_bus(bench_server.url, EVBUS_OPTS(evbus_opts, .publish_inflight_max = job->window,
-                                                        .publish_bytes_max = UINT64_C(32) << 20));
+                                                        .publish_bytes_max = UINT64_C(32) << 20,
+                                                        .receipts = job->receipts ? EVBUS_ON : EVBUS_OFF));
 
     bench_topic(bus, TOPIC, true, job->msg_id);
-    if (!run_producers(job, bus, 0, warm) || !stored_all(bus, warm))
+    if (job->receipts)
+        start_taker(bus, job->counting);
+    if (!run_producers(job, bus, 0, warm) || !ended_all(job, bus, warm))
         return false;
     if (job->counting)
         meter_start_counting(&m);
     else
         meter_start(&m);
-    if (!run_producers(job, bus, warm, job->messages) || !stored_all(bus, warm + job->messages))
+    if (!run_producers(job, bus, warm, job->messages) || !ended_all(job, bus, warm + job->messages))
         return false;
     meter_stop(&m, (double)job->messages, out);
+    if (job->receipts)
+        end_taker();
     evbus_close(bus);
     return true;
 }
@@ -251,41 +316,56 @@ static void row_cpu(const char *what, double target, const struct variant *ours,
                              .rounds = rounds});
 }
 
+/* "receipts on, with Nats-Msg-Id, against raw" */
+static const char *named(const struct job *job, const char *rest)
+{
+    static char text[16][120]; /* rows keep the text only while they are reported */
+    static unsigned next;
+    char *out = text[next++ % 16];
+
+    (void)snprintf(out, sizeof text[0], "receipts %s, %s%s", job->receipts ? "on" : "off",
+                   job->msg_id ? "with Nats-Msg-Id" : "without id", rest);
+    return out;
+}
+
 static void one_producer(bool msg_id, uint64_t n)
 {
-    const struct job jobs[] = {{WAY_EVBUS, 1, 4096, n, msg_id, false},
-                               {WAY_RAW, 1, 4096, n, msg_id, false},
-                               {WAY_RAW_BYTES, 1, 4096, n, msg_id, false},
-                               {WAY_JS, 1, 4096, n, msg_id, false}};
-    struct variant v[] = {{.name = "evbus_publish_envelope", .run = run, .arg = &jobs[0]},
-                          {.name = "raw, encoding", .run = run, .arg = &jobs[1]},
-                          {.name = "raw, bytes made before", .run = run, .arg = &jobs[2]},
-                          {.name = "js_PublishMsgAsync, encoding", .run = run, .arg = &jobs[3]}};
+    const struct job jobs[] = {{WAY_EVBUS, 1, 4096, n, msg_id, true, false},
+                               {WAY_EVBUS, 1, 4096, n, msg_id, false, false},
+                               {WAY_RAW, 1, 4096, n, msg_id, false, false},
+                               {WAY_RAW_BYTES, 1, 4096, n, msg_id, false, false},
+                               {WAY_JS, 1, 4096, n, msg_id, false, false}};
+    struct variant v[] = {{.name = "evbus_publish_envelope, receipts on", .run = run, .arg = &jobs[0]},
+                          {.name = "evbus_publish_envelope", .run = run, .arg = &jobs[1]},
+                          {.name = "raw, encoding", .run = run, .arg = &jobs[2]},
+                          {.name = "raw, bytes made before", .run = run, .arg = &jobs[3]},
+                          {.name = "js_PublishMsgAsync, encoding", .run = run, .arg = &jobs[4]}};
     const unsigned rounds = bench_args.rounds;
 
-    bench_rounds(v, 4, rounds);
-    if (msg_id) {
-        row_against("S1", "receipts off, with Nats-Msg-Id, against raw", 0.93, &v[0], &v[1], rounds);
-        row_against("S1", "with Nats-Msg-Id, against js_PublishMsgAsync", 1.1, &v[0], &v[3], rounds);
-        row_cpu("with Nats-Msg-Id, without the codec", 0.5, &v[0], &v[1], rounds);
-        row_cpu("with Nats-Msg-Id, in all", 1.2, &v[0], &v[2], rounds);
-    } else {
-        row_against("S1", "receipts off, without id, against raw", 0.93, &v[0], &v[1], rounds);
-        row_against("S1", "without id, against js_PublishMsgAsync", 1.2, &v[0], &v[3], rounds);
-        row_cpu("without id, without the codec", 0.5, &v[0], &v[1], rounds);
-        row_cpu("without id, in all", 1.2, &v[0], &v[2], rounds);
+    bench_rounds(v, 5, rounds);
+    for (int i = 0; i < 2; i++) {
+        row_against("S1", named(&jobs[i], ", against raw"), 0.93, &v[i], &v[2], rounds);
+        row_against("S1", named(&jobs[i], ", against js_PublishMsgAsync"), msg_id ? 1.1 : 1.2, &v[i], &v[4], rounds);
+        row_cpu(named(&jobs[i], ", without the codec"), 0.5, &v[i], &v[2], rounds);
+        row_cpu(named(&jobs[i], ", in all"), 1.2, &v[i], &v[3], rounds);
     }
+    const struct spread server = bench_ratio(&v[2], &v[4], rounds, FIG_RATE);
+    report_note("S1", "%s: raw libnats itself is %.2f (%.2f..%.2f) times as fast as js_PublishMsgAsync here",
+                msg_id ? "with Nats-Msg-Id" : "without id", server.median, server.min, server.max);
 }
 
 static void four_producers(bool msg_id, uint64_t n)
 {
-    const struct job jobs[] = {{WAY_EVBUS, 4, 4096, n, msg_id, false}, {WAY_RAW, 4, 4096, n, msg_id, false}};
-    struct variant v[] = {{.name = "evbus_publish_envelope, 4 threads", .run = run, .arg = &jobs[0]},
-                          {.name = "raw, encoding, 4 threads", .run = run, .arg = &jobs[1]}};
+    const struct job jobs[] = {{WAY_EVBUS, 4, 4096, n, msg_id, true, false},
+                               {WAY_EVBUS, 4, 4096, n, msg_id, false, false},
+                               {WAY_RAW, 4, 4096, n, msg_id, false, false}};
+    struct variant v[] = {{.name = "evbus_publish_envelope, receipts on, 4 threads", .run = run, .arg = &jobs[0]},
+                          {.name = "evbus_publish_envelope, 4 threads", .run = run, .arg = &jobs[1]},
+                          {.name = "raw, encoding, 4 threads", .run = run, .arg = &jobs[2]}};
 
-    bench_rounds(v, 2, bench_args.rounds);
-    row_against("S3", msg_id ? "4 producers, with Nats-Msg-Id" : "4 producers, without id", 0.93, &v[0], &v[1],
-                bench_args.rounds);
+    bench_rounds(v, 3, bench_args.rounds);
+    for (int i = 0; i < 2; i++)
+        row_against("S3", named(&jobs[i], ", 4 producers, against raw"), 0.93, &v[i], &v[2], bench_args.rounds);
 }
 
 static void row_count(const char *what, double target, const struct variant *v, enum figure f)
@@ -300,16 +380,23 @@ static void row_count(const char *what, double target, const struct variant *v, 
                              .verdict = bench_spread(v, 1, f)});
 }
 
-static void counted(uint64_t n)
+static void counted(uint64_t n, unsigned threads, bool receipts)
 {
-    const struct job job = {WAY_EVBUS, 4, 4096, n, true, true};
+    const struct job job = {WAY_EVBUS, threads, 4096, n, true, receipts, true};
     struct variant v = {.name = "counting", .run = run, .arg = &job};
+    char what[120];
 
     if (!bench_once(&v, &v.round[0], 120))
         bench_fail("the counting run failed");
-    row_count("publishing, 4 producers: our mutex, rwlock and condition calls", 0, &v, FIG_OUR_LOCKS);
-    row_count("publishing, 4 producers: our futex calls", 1.0 / 64, &v, FIG_OUR_FUTEX);
-    row_count("publishing, 4 producers: our allocations", 0, &v, FIG_OUR_ALLOCS);
+    if (!receipts) { /* who takes receipts takes the mutex of its takers, once per batch */
+        (void)snprintf(what, sizeof what, "publishing, %u producers: our mutex, rwlock and condition calls", threads);
+        row_count(what, 0, &v, FIG_OUR_LOCKS);
+    }
+    const char *extra = receipts ? ", receipts on" : "";
+    (void)snprintf(what, sizeof what, "publishing, %u producers%s: our futex calls", threads, extra);
+    row_count(what, 1.0 / 64, &v, FIG_OUR_FUTEX);
+    (void)snprintf(what, sizeof what, "publishing, %u producers%s: our allocations", threads, extra);
+    row_count(what, 0, &v, FIG_OUR_ALLOCS);
 }
 
 static void windows(uint64_t n)
@@ -318,8 +405,8 @@ static void windows(uint64_t n)
 
     for (size_t i = 0; i < sizeof window / sizeof window[0]; i++) {
         const uint64_t messages = window[i] < 256 ? n / 4 : n;
-        const struct job jobs[] = {{WAY_EVBUS, 1, window[i], messages, true, false},
-                                   {WAY_RAW, 1, window[i], messages, true, false}};
+        const struct job jobs[] = {{WAY_EVBUS, 1, window[i], messages, true, false, false},
+                                   {WAY_RAW, 1, window[i], messages, true, false, false}};
         struct variant v[] = {{.name = "evbus", .run = run, .arg = &jobs[0]},
                               {.name = "raw libnats", .run = run, .arg = &jobs[1]}};
         struct figures f;
@@ -342,7 +429,9 @@ int main(int argc, char **argv)
     one_producer(false, n);
     four_producers(true, n);
     four_producers(false, n);
-    counted(n);
+    counted(n, 4, false);
+    counted(n, 16, false);
+    counted(n, 4, true);
     windows(n / 2);
     return report_end();
 }
