@@ -219,7 +219,8 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_HEALTH_CRITICAL = 30,  /* ... and still more */
     EVBUS_EVENT_HEALTH_RECOVERED = 31, /* they come again */
     EVBUS_EVENT_BACKLOG_HIGH = 32,     /* too much waits, or for too long; topic "": our publishes */
-    EVBUS_EVENT_BACKLOG_NORMAL = 33    /* no longer */
+    EVBUS_EVENT_BACKLOG_NORMAL = 33,   /* no longer */
+    EVBUS_EVENT_UNHANDLED = 34         /* count: messages acknowledged unhandled as their subscription ended */
 } evbus_event_kind;
 
 typedef struct evbus_event {
@@ -274,6 +275,14 @@ typedef enum evbus_waiting {
     EVBUS_WAITING_STALL = 1,      /* default: stop pulling until there is room again */
     EVBUS_WAITING_DEAD_LETTER = 2 /* dead-letter the failing aggregate's tail, in order */
 } evbus_waiting;
+
+/* What becomes of messages that were pulled and not started when evbus_unsubscribe takes their handler away. One that
+ * has failed before is handed back in any case; shutdown always hands back. */
+typedef enum evbus_unhandled {
+    EVBUS_UNHANDLED_HAND_BACK = 1, /* default: the next subscriber of the group gets them */
+    EVBUS_UNHANDLED_ACK = 2        /* acknowledge them, with a warning, EVBUS_EVENT_UNHANDLED and `unhandled`: nobody of
+                                      this group handles them any more */
+} evbus_unhandled;
 
 typedef enum evbus_persistence {
     EVBUS_PERSIST_AUTO = 1, /* default: persistent if the broker can */
@@ -401,7 +410,7 @@ typedef struct evbus_sub_opts {
     uint32_t retry_jitter_pct;     /* up to so much more or less, at most 100; 0: 20; EVBUS_NOWAIT: none */
     uint32_t rate_per_s;           /* handler runs a second, retries too; envelopes only; 0: no limit */
     uint32_t rate_burst;           /* so many at once after a rest; 0: 1 */
-    uint32_t reserved1;
+    uint32_t on_unhandled;         /* evbus_unhandled; envelopes of a group only */
 } evbus_sub_opts;
 
 typedef struct evbus_topic_opts {
@@ -855,6 +864,7 @@ typedef struct evbus_statistics {
     uint64_t standby;   /* now: subscriptions that stand by */
     uint64_t takeovers; /* of those that stood by, how many became active */
     uint64_t fenced;    /* messages that were here when another member took over: not settled */
+    uint64_t unhandled; /* acknowledged unhandled: evbus_unhandled */
 } evbus_statistics;
 
 /** Threads: any.  Blocks: no.  Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */

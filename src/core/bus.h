@@ -78,7 +78,7 @@ struct ev_counters {
     alignas(EV_APART) _Atomic(uint64_t) stored, duplicate, refused, unknown, core, resent;
     _Atomic(uint64_t) delivered, redelivered, handled, handler_runs, retried, rejected, exhausted, not_envelope;
     _Atomic(uint64_t) dead_lettered, dead_letter_failures, duplicates_held, duplicates_settled, plain_dropped;
-    _Atomic(uint64_t) handed_back, lease_extensions, overdue, stalls, foreign, held, held_bytes, running;
+    _Atomic(uint64_t) unhandled, handed_back, lease_extensions, overdue, stalls, foreign, held, held_bytes, running;
     _Atomic(uint64_t) standby, takeovers, fenced;
     _Atomic(uint64_t) connects, disconnects, receipts, receipts_untaken;
     _Atomic(uint64_t) latency_ns, latency_count; /* of stored publishes: sum, and how many */

@@ -54,6 +54,7 @@ void ev_settle(evbus *bus, evbus_msg *m, enum ev_settle verb, int64_t delay_ns)
 void ev_hand_back(evbus *bus, evbus_msg *m)
 {
     struct evbus_sub *sub = m->sub;
+    const bool unhandled = sub->dismissed && m->attempt == 0 && sub->o.on_unhandled == EVBUS_UNHANDLED_ACK;
 
     ev_span_hand_back(&sub->span, m->stream_seq);
     if (!sub->consumer.ack_explicit) {
@@ -61,7 +62,10 @@ void ev_hand_back(evbus *bus, evbus_msg *m)
         sub->left_dropped++;
     } else if (ev_fenced(sub)) {
         ev_count(&bus->n.fenced, 1);
-    } else if (ev_tell(bus, sub, m->token, EV_SETTLE_NAK, 0)) {
+    } else if (unhandled && ev_tell(bus, sub, m->token, EV_SETTLE_ACK, 0)) {
+        ev_count(&bus->n.unhandled, 1);
+        sub->left_unhandled++;
+    } else if (!unhandled && ev_tell(bus, sub, m->token, EV_SETTLE_NAK, 0)) {
         ev_count(&bus->n.handed_back, 1);
         sub->left_back++;
     } else {

@@ -50,6 +50,7 @@ static const struct {
     [EVBUS_EVENT_HEALTH_RECOVERED] = {"health messages come", EVBUS_LOG_INFO},
     [EVBUS_EVENT_BACKLOG_HIGH] = {"backlog high", EVBUS_LOG_WARN},
     [EVBUS_EVENT_BACKLOG_NORMAL] = {"backlog normal", EVBUS_LOG_INFO},
+    [EVBUS_EVENT_UNHANDLED] = {"messages acknowledged unhandled", EVBUS_LOG_WARN},
 };
 
 static struct ev_event_entry *take(evbus *bus)

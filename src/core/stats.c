@@ -3,6 +3,79 @@
 #include "core/bus.h"
 #include "core/names.h"
 
+/* All are statistics: no order between them. */
+#define N(field) ev_load_relaxed(&bus->n.field)
+
+static void read_publishing(const evbus *bus, evbus_statistics *r)
+{
+    r->publishes_accepted = N(accepted);
+    r->publishes_stored = N(stored);
+    r->publishes_duplicate = N(duplicate);
+    r->publishes_refused = N(refused);
+    r->publishes_unknown = N(unknown);
+    r->publishes_core = N(core);
+    r->publishes_resent = N(resent);
+    r->backpressure = N(backpressure);
+    r->publish_bytes = ev_load_relaxed(&bus->slots.bytes_used);
+}
+
+static void read_consuming(const evbus *bus, evbus_statistics *r)
+{
+    r->delivered = N(delivered);
+    r->redelivered = N(redelivered);
+    r->handled = N(handled);
+    r->handler_runs = N(handler_runs);
+    r->retried = N(retried);
+    r->rejected = N(rejected);
+    r->exhausted = N(exhausted);
+    r->not_envelope = N(not_envelope);
+    r->dead_lettered = N(dead_lettered);
+    r->dead_letter_failures = N(dead_letter_failures);
+    r->duplicates_held = N(duplicates_held);
+    r->duplicates_settled = N(duplicates_settled);
+    r->plain_dropped = N(plain_dropped);
+    r->handed_back = N(handed_back);
+    r->unhandled = N(unhandled);
+    r->lease_extensions = N(lease_extensions);
+    r->handlers_overdue = N(overdue);
+    r->stalls = N(stalls);
+    r->overtaken = N(overtaken);
+    r->foreign = N(foreign);
+    r->standby = N(standby);
+    r->takeovers = N(takeovers);
+    r->fenced = N(fenced);
+    r->held = N(held);
+    r->held_bytes = N(held_bytes);
+    r->handlers_running = N(running);
+}
+
+static void read_receipts(const evbus *bus, evbus_statistics *r)
+{
+    r->receipts_taken = N(receipts_taken);
+    r->receipts = N(receipts);
+    r->receipts_untaken = N(receipts_untaken);
+    r->receipts_slow = N(receipts_slow);
+    r->receipts_p99_us = ev_load_relaxed(&bus->acks.p99_ns) / 1000;
+    r->tenants = ev_load_relaxed(&bus->tenants.count);
+    r->ack_workers = ev_load_relaxed(&bus->acks.count);
+}
+
+static void read_bus(const evbus *bus, evbus_statistics *r)
+{
+    r->topics = ev_load_relaxed(&bus->topics.count);
+    r->subscriptions = N(subscriptions);
+    r->workers = ev_load_relaxed(&bus->crew.count);
+    r->streams_created = N(streams_created);
+    r->streams_lost = N(streams_lost);
+    r->connects = N(connects);
+    r->disconnects = N(disconnects);
+    r->connect_failures = N(connect_failures);
+    r->events_dropped = N(events_dropped);
+    r->connected = ev_link_is_up(bus);
+}
+
+#undef N
+
 evbus_status evbus_stats(const evbus *bus, evbus_statistics *r)
 {
     const evbus_status st = ev_bus_check_alive(bus);
@@ -11,63 +84,11 @@ evbus_status evbus_stats(const evbus *bus, evbus_statistics *r)
         return st;
     if (!r)
         return ev_fail(EVBUS_INVALID, "evbus_stats: ret_stats is NULL");
-    const struct ev_counters *n = &bus->n;
-#define N(field) ev_load_relaxed(&n->field) /* statistic */
-    *r = (evbus_statistics){
-        .struct_size = sizeof *r,
-        .publishes_accepted = N(accepted),
-        .publishes_stored = N(stored),
-        .publishes_duplicate = N(duplicate),
-        .publishes_refused = N(refused),
-        .publishes_unknown = N(unknown),
-        .publishes_core = N(core),
-        .publishes_resent = N(resent),
-        .backpressure = N(backpressure),
-        .publish_bytes = ev_load_relaxed(&bus->slots.bytes_used), /* statistic */
-        .delivered = N(delivered),
-        .redelivered = N(redelivered),
-        .handled = N(handled),
-        .handler_runs = N(handler_runs),
-        .retried = N(retried),
-        .rejected = N(rejected),
-        .exhausted = N(exhausted),
-        .not_envelope = N(not_envelope),
-        .dead_lettered = N(dead_lettered),
-        .dead_letter_failures = N(dead_letter_failures),
-        .duplicates_held = N(duplicates_held),
-        .duplicates_settled = N(duplicates_settled),
-        .plain_dropped = N(plain_dropped),
-        .handed_back = N(handed_back),
-        .lease_extensions = N(lease_extensions),
-        .handlers_overdue = N(overdue),
-        .stalls = N(stalls),
-        .overtaken = N(overtaken),
-        .foreign = N(foreign),
-        .standby = N(standby),
-        .takeovers = N(takeovers),
-        .fenced = N(fenced),
-        .held = N(held),
-        .held_bytes = N(held_bytes),
-        .handlers_running = N(running),
-        .topics = ev_load_relaxed(&bus->topics.count), /* statistic */
-        .subscriptions = N(subscriptions),
-        .workers = ev_load_relaxed(&bus->crew.count), /* statistic */
-        .streams_created = N(streams_created),
-        .streams_lost = N(streams_lost),
-        .connects = N(connects),
-        .disconnects = N(disconnects),
-        .connect_failures = N(connect_failures),
-        .events_dropped = N(events_dropped),
-        .connected = ev_link_is_up(bus),
-        .receipts_taken = N(receipts_taken),
-        .receipts = N(receipts),
-        .receipts_untaken = N(receipts_untaken),
-        .receipts_slow = N(receipts_slow),
-        .receipts_p99_us = ev_load_relaxed(&bus->acks.p99_ns) / 1000, /* statistic */
-        .tenants = ev_load_relaxed(&bus->tenants.count),              /* statistic */
-        .ack_workers = ev_load_relaxed(&bus->acks.count),             /* statistic */
-    };
-#undef N
+    *r = (evbus_statistics){.struct_size = sizeof *r};
+    read_publishing(bus, r);
+    read_consuming(bus, r);
+    read_receipts(bus, r);
+    read_bus(bus, r);
     const uint64_t ended = r->publishes_stored + r->publishes_refused + r->publishes_unknown + r->publishes_core;
     r->publishes_inflight = r->publishes_accepted > ended ? r->publishes_accepted - ended : 0;
     r->receipts_queued = r->receipts > r->receipts_taken ? r->receipts - r->receipts_taken : 0;

@@ -59,7 +59,9 @@ struct evbus_sub {
     struct ev_span span;        /* envelopes of a stream ... */
     const char *span_stream;    /* ... of this name */
     uint64_t sequence_top;      /* nothing above it was ever delivered here: needs not be looked for */
+    bool dismissed;             /* by evbus_unsubscribe, not by the bus's end */
     uint64_t left_back, left_dropped, left_unsettled; /* for the report */
+    uint64_t left_unhandled;
 
     /* Ending */
     struct ev_command attach, halt;

@@ -30,7 +30,8 @@ static evbus_status check(const evbus_sub_opts *o)
     if ((st = enum_check("membership", o->membership, EVBUS_SHARED)) != EVBUS_OK ||
         (st = enum_check("start", o->start, EVBUS_START_NEW)) != EVBUS_OK ||
         (st = enum_check("on_overdue", o->on_overdue, EVBUS_OVERDUE_DEAD_LETTER)) != EVBUS_OK ||
-        (st = enum_check("on_waiting_full", o->on_waiting_full, EVBUS_WAITING_DEAD_LETTER)) != EVBUS_OK)
+        (st = enum_check("on_waiting_full", o->on_waiting_full, EVBUS_WAITING_DEAD_LETTER)) != EVBUS_OK ||
+        (st = enum_check("on_unhandled", o->on_unhandled, EVBUS_UNHANDLED_ACK)) != EVBUS_OK)
         return st;
     if (o->inflight_max > 65536)
         return ev_fail(EVBUS_INVALID, "evbus_sub_opts.inflight_max: %u is outside 1..65536", o->inflight_max);
@@ -66,6 +67,7 @@ static void fill_defaults(evbus_sub_opts *o)
     FILL(waiting_max, o->inflight_max / 2 ? o->inflight_max / 2 : 1);
     FILL(aggregate_waiting_max, o->inflight_max / 8 ? o->inflight_max / 8 : 1);
     FILL(on_waiting_full, EVBUS_WAITING_STALL);
+    FILL(on_unhandled, EVBUS_UNHANDLED_HAND_BACK);
     FILL(deliveries_max, 10);
     FILL(timeout_ms, 5000);
 #undef FILL
@@ -296,6 +298,8 @@ static evbus_status subscribe(evbus *bus, const char *topic, evbus_handler fn, v
         return ev_fail(EVBUS_INVALID, "subscribe: the handler is NULL");
     if (o.rate_per_s && !envelope)
         return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.rate_per_s: plain messages would only be lost later");
+    if (o.on_unhandled == EVBUS_UNHANDLED_ACK && (!envelope || o.fanout))
+        return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.on_unhandled: only a group's envelopes wait for a handler");
     const char *letters = o.dead_letter_topic;
     if ((st = sub_new(bus, topic, &o, &sub)) != EVBUS_OK)
         return st;
@@ -326,6 +330,7 @@ static void halt_on_loop(evbus *bus, struct ev_command *command)
 {
     struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, halt));
 
+    sub->dismissed = true;
     ev_dispatch_stop(bus, sub, false, ev_now(bus));
 }
 
@@ -365,6 +370,9 @@ void ev_sub_ended(struct evbus_sub *sub)
     if (ev_load_seqcst(&sub->state) == EV_SUB_GONE || sub->rebinding)
         return;
     ev_dispatch_forget(bus, sub);
+    if (sub->left_unhandled > 0)
+        ev_event(bus, EVBUS_EVENT_UNHANDLED, EVBUS_OK, sub->left_unhandled, sub->topic->name, sub->group, NULL,
+                 "its subscription ended (on_unhandled)");
     if (sub->nobody_waits) {
         sub->rebind.run = dispose_chore;
         ev_store_seqcst(&sub->state, EV_SUB_GONE);

@@ -201,9 +201,9 @@ static void test_misuse_of_enumerations(void **state)
         evbus_sub_opts o;
         const char *field;
     } subs[] = {
-        {{.membership = 3}, "membership"},          {{.start = 3}, "start"},
-        {{.on_overdue = 3}, "on_overdue"},          {{.on_waiting_full = 3}, "on_waiting_full"},
-        {{.membership = UINT32_MAX}, "membership"},
+        {{.membership = 3}, "membership"},     {{.start = 3}, "start"},
+        {{.on_overdue = 3}, "on_overdue"},     {{.on_waiting_full = 3}, "on_waiting_full"},
+        {{.on_unhandled = 3}, "on_unhandled"}, {{.membership = UINT32_MAX}, "membership"},
     };
     const struct {
         evbus_topic_opts o;

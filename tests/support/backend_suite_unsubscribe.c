@@ -119,6 +119,52 @@ static void test_unsubscribe_hands_back_what_was_not_started(void **state)
     tally_check_order(rest);
 }
 
+/* With on_unhandled = ACK it is acknowledged instead, counted and said once; only what has failed is handed back. */
+static void test_unsubscribe_acknowledges_what_nobody_handles(void **state)
+{
+    static struct suite_plan plan[] = {{.version = 1, .times = UINT32_MAX}, {.times = 0}};
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    struct tally *t = suite_tally(s), *rest = suite_tally(s);
+    evbus *bus = suite_open(s, NULL);
+
+    t->decide = suite_by_plan;
+    t->arg = plan;
+    evbus_sub *sub = suite_sub(
+        bus, topic, t, EVBUS_OPTS(evbus_sub_opts, .retry_min_ms = 3600000, .on_unhandled = EVBUS_UNHANDLED_ACK));
+    suite_publish_many(bus, topic, "a", 1, 1, 5);
+    must_reach(bus, retried, 1);
+    must_reach(bus, held, 5);
+    must(evbus_unsubscribe(sub));
+    assert_int_equal(suite_stats_of(bus).handed_back, 1);
+    assert_int_equal(suite_stats_of(bus).unhandled, 4);
+    assert_int_equal(suite_event(s, EVBUS_EVENT_UNHANDLED, 0).count, 4);
+    (void)suite_sub(bus, topic, rest, NULL);
+    suite_publish_many(bus, topic, "a", 1, 6, 6);
+    assert_true(tally_await(rest, &rest->acked, 2));
+    suite_close(s, bus);
+    assert_int_equal(rest->started, 2);
+    assert_int_equal(tally_at(rest, 0)->version, 1);
+    assert_int_equal(tally_at(rest, 1)->version, 6);
+}
+
+/* It needs a handler that messages can wait for. */
+static void test_unsubscribe_acknowledges_only_a_groups_envelopes(void **state)
+{
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    evbus *bus = suite_open(s, NULL);
+
+    assert_int_equal(evbus_subscribe(bus, topic, tally_handle, suite_tally(s),
+                                     EVBUS_OPTS(evbus_sub_opts, .on_unhandled = EVBUS_UNHANDLED_ACK), NULL),
+                     EVBUS_UNSUPPORTED);
+    assert_int_equal(
+        evbus_subscribe_envelope(bus, topic, tally_handle, suite_tally(s),
+                                 EVBUS_OPTS(evbus_sub_opts, .fanout = true, .on_unhandled = EVBUS_UNHANDLED_ACK), NULL),
+        EVBUS_UNSUPPORTED);
+    suite_close(s, bus);
+}
+
 struct ender {
     evbus_sub *sub;
     evbus_status status;
@@ -353,6 +399,8 @@ const struct suite_case suite_unsubscribe_cases[] = {
     SUITE_CASE(test_unsubscribe_ends_plain_handlers),
     SUITE_CASE(test_unsubscribe_and_resubscribe_lose_nothing),
     SUITE_CASE(test_unsubscribe_hands_back_what_was_not_started),
+    SUITE_CASE(test_unsubscribe_acknowledges_what_nobody_handles),
+    SUITE_CASE(test_unsubscribe_acknowledges_only_a_groups_envelopes),
     SUITE_CASE(test_unsubscribe_waits_for_running_handlers),
     SUITE_CASE(test_unsubscribe_waits_for_deferred_messages),
     SUITE_CASE(test_unsubscribe_inside_the_handler),
