@@ -26,6 +26,8 @@ NO_CHARGE           backend_test_mem               tests/backend/test_mem *windo
 EPOCH_EARLY         unit_test_epoch                tests/unit/test_epoch
 BATON_DROPS         unit_test_baton                tests/unit/test_baton
 GAP_FORGOTTEN       truth_test_truth_nats_client   tests/truth/test_truth_nats_client *killed
+LEASE_SKIPPED       sim_test_nats_lease            tests/sim/test_nats_lease
+RIGHT_FORGOTTEN     truth_test_truth_nats_members  tests/truth/test_truth_nats_members *active_one_stopped
 UNKNOWN_LEAVES      truth_test_truth_nats_publish  tests/truth/test_truth_nats_publish *never_leave*
 FLIGHT_OFF          backend_test_nats_streams      tests/backend/test_nats_streams first_publishes_at_once
 "

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
+#include "conc/atomic.h"
 
 #include <string.h>
 
@@ -306,8 +307,8 @@ static void others(struct ev_leases *set, struct ev_lease *l, const char *holder
         ev_lease_unwatch(set, l);
         l->watch = w;
     }
-    if (l->watch && l->watch->dead) {
-        l->inherited_ns = l->watch->ttl_ns ? l->watch->ttl_ns : set->ttl_ns;
+    if ((l->watch && l->watch->dead) || EV_BUG(EV_BUG_LEASE_SKIPPED)) {
+        l->inherited_ns = l->watch && l->watch->ttl_ns ? l->watch->ttl_ns : set->ttl_ns;
         l->state = EV_LEASE_TAKE;
         l->at = now;
     } else {

@@ -58,6 +58,8 @@ enum ev_model_bug {
     EV_BUG_SPAN_NO_HOLES,   /* what was lost on the way counts as given */
     EV_BUG_LETTER_UNSTORED, /* a dead letter counts as stored whatever became of it */
     EV_BUG_GAP_FORGOTTEN,
+    EV_BUG_LEASE_SKIPPED,   /* another member's lease is taken, whether that member lives or not */
+    EV_BUG_RIGHT_FORGOTTEN, /* a worker starts a handler without looking whether its member still may */
     EV_BUG_NO_CHARGE,       /* a publish's bytes are not looked at before it is sent */
     EV_BUG_RESEND_ANY,      /* what was sent is sent again though later ones were sent */
     EV_BUG_UNKNOWN_REFUSED, /* unknown is reported as refused */

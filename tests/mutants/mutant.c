@@ -18,6 +18,8 @@ enum ev_model_bug ev_model_bug;
     X(SPAN_NO_HOLES)                                                                                                   \
     X(LETTER_UNSTORED)                                                                                                 \
     X(GAP_FORGOTTEN)                                                                                                   \
+    X(LEASE_SKIPPED)                                                                                                   \
+    X(RIGHT_FORGOTTEN)                                                                                                 \
     X(NO_CHARGE)                                                                                                       \
     X(RESEND_ANY)                                                                                                      \
     X(UNKNOWN_REFUSED)                                                                                                 \

@@ -248,6 +248,7 @@ static void resubscribe(void)
         settle_one();
     if (evbus_unsubscribe(w->sub) != EVBUS_OK)
         wrong("unsubscribe: %s", evbus_error_detail());
+    truth_left(&truth, w->member);
     total.resubscribed++;
     subscribe();
 }

@@ -9,6 +9,11 @@
  *
  * One log, one topic, one group. Aggregates are "a<number>", their versions are never used twice: a publication is known
  * by the two. Threads: any may write; the judge reads when nobody writes.
+ *
+ * Members of an EXCLUSIVE group have turns: one begins when another member than the last one starts a handler. Who
+ * stands by has none, so a member that starts anything out of its turn makes two turns too many, and the test knows
+ * how many there must be: one, and one for each time it took the turn from a member. Of SHARED members no order is
+ * promised, nor judged; each handles one message of an aggregate at a time, and together they lose nothing.
  */
 #ifndef EV_TESTS_TRUTH_H
 #define EV_TESTS_TRUTH_H
@@ -22,7 +27,7 @@
 
 enum truth_kind {
     TRUTH_NOTHING,
-    TRUTH_MEMBER,   /* a member begins: what the one before did not settle may come again */
+    TRUTH_MEMBER,   /* a member comes; whether it is its turn shows when it starts a handler */
     TRUTH_CALL,     /* a publish is about to be called ... */
     TRUTH_ACCEPTED, /* ... it returned EVBUS_OK ... */
     TRUTH_DECLINED, /* ... or it did not: nothing is stored; the same publication may be tried again */
@@ -31,6 +36,7 @@ enum truth_kind {
     TRUTH_UNKNOWN,
     TRUTH_START,   /* a handler starts */
     TRUTH_VERDICT, /* it returned, or the deferred message is settled */
+    TRUTH_LEFT,    /* a member has ended in order: it starts nothing any more */
     TRUTH_LEVELS,  /* something bounded has a new maximum */
     TRUTH_TOTALS   /* the bus ended in order: its counts */
 };
@@ -58,7 +64,7 @@ struct truth_shared {
         count; /* entries given out; more than there is room for: the log is full, and the judge says so */
     uint32_t capacity;
     _Atomic(uint32_t) command, state; /* of the program's own meaning */
-    _Atomic(uint64_t) calls, accepted, failed, starts, acked, delivered, redelivered, held, inflight, received;
+    _Atomic(uint64_t) calls, accepted, failed, starts, acked, delivered, redelivered, held, inflight, received, fenced;
 };
 
 struct truth {
@@ -80,6 +86,7 @@ void truth_close(struct truth *t);
 void truth_clear(struct truth *t);
 
 uint16_t truth_member(struct truth *t); /* a new member of the group; its number */
+void truth_left(struct truth *t, uint16_t member);
 /* Takes down a call and how it returned. `publisher` numbers threads: calls of one are in order. */
 evbus_status truth_publish(struct truth *t, evbus *bus, const char *topic, uint32_t publisher, uint32_t aggregate,
                            uint32_t version, uint32_t timeout_ms);
@@ -121,6 +128,9 @@ struct truth_case {
     uint32_t late_ms;                     /* how long after it was reported unknown a publish may be stored: the way of
                                              bytes that had left the process before, through a slow or stopped peer */
     bool unflagged_repeats;               /* the broker may forget deliveries (a leader was killed) */
+    bool shared;                          /* the members are SHARED ones */
+    uint32_t turns;                       /* so many there must be; 0: not judged */
+    bool in_order;                        /* no member lost its turn: each gave it back, and the broker was well */
     bool unfinished;                      /* the run was not waited for: G3 is not judged */
     bool quiet;                           /* a verdict is expected: print nothing */
     char verdict[512];                    /* the rule that was broken, "" if none */
@@ -130,6 +140,7 @@ struct truth_case {
 struct truth_account {
     uint64_t calls, accepted, declined, stored, refused, unknown, open; /* open: neither outcome nor totals */
     uint64_t starts, repeats, retries, acked, letters, members;         /* repeats: of what another member started */
+    uint64_t turns;
     uint64_t unknown_stored, late; /* of those unknown; of those, after the report */
 };
 

@@ -3,7 +3,7 @@
  * Reads the logs in the order of their times. Times of one process never go back from one entry to the next; those of
  * two processes are the machine's monotonic clock.
  */
-#include "truth.h"
+#include "truth_court.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -13,51 +13,12 @@
 #define HISTORY_MAX 120
 #define PUBLISHERS 64
 
-/* One publication, known by aggregate and version. */
-struct publication {
-    uint32_t aggregate, version, publisher;
-    uint16_t process;
-    bool accepted, declined;
-    uint32_t outcome; /* TRUTH_STORED, TRUTH_REFUSED, TRUTH_UNKNOWN; 0: none */
-    int64_t reported_ns;
-    uint64_t called;   /* place of its last call in the order of all entries */
-    uint64_t sequence; /* in the stream; 0: it is not there */
-    int64_t stored_ns, letter_ns;
-    bool acked, doomed;                                /* doomed: rejected, or its attempts are used up */
-    uint16_t acked_by, doomed_by, acked_in, doomed_in; /* the member, the process */
-    uint32_t runs, calls;
-};
-
-/* One aggregate, as its handlers saw it. */
-struct aggregate {
-    uint32_t number;
-    size_t first, count; /* its part of `order` */
-    size_t unfinished;   /* before this one all are acknowledged or dead-lettered; only goes up */
-    uint64_t last;       /* sequence of the last start, by the present member */
-    bool running;
-};
-
-struct court {
-    struct truth_case *c;
-    struct truth_account *account;
-    const struct truth_entry **entries;
-    int64_t *times;
-    size_t count;
-    struct publication *publications; /* sorted by aggregate and version */
-    size_t publication_count;
-    struct publication **order; /* those in the stream, by aggregate and sequence */
-    size_t stored_count;
-    struct aggregate *aggregates; /* sorted by number */
-    size_t aggregate_count;
-    uint16_t process, member; /* the present one */
-};
-
 /* ---- Verdict ----------------------------------------------------------------------------------------------------- */
 
 static const char *name_of(uint32_t kind)
 {
-    static const char *const names[] = {"nothing", "member",  "call",  "accepted", "declined", "stored",
-                                        "refused", "unknown", "start", "verdict",  "levels",   "totals"};
+    static const char *const names[] = {"nothing", "member", "call",    "accepted", "declined", "stored", "refused",
+                                        "unknown", "start",  "verdict", "left",     "levels",   "totals"};
 
     return kind < sizeof names / sizeof names[0] ? names[kind] : "?";
 }
@@ -77,7 +38,7 @@ static void tell(const struct court *court, size_t i)
 
 static bool concerns(const struct truth_entry *e, uint32_t aggregate)
 {
-    return e->kind == TRUTH_MEMBER || (e->kind < TRUTH_LEVELS && e->aggregate == aggregate);
+    return e->kind == TRUTH_MEMBER || e->kind == TRUTH_LEFT || (e->kind < TRUTH_LEVELS && e->aggregate == aggregate);
 }
 
 /* The last entries that concern an aggregate, up to `until`. */
@@ -99,11 +60,7 @@ static void tell_history(const struct court *court, uint32_t aggregate, size_t u
     (void)fprintf(stderr, "%s are in the stream\n", told ? "" : "  none");
 }
 
-/* The first broken rule is the verdict. `at`: the entry that broke it. */
-static void broken(struct court *court, uint32_t aggregate, size_t at, const char *fmt, ...)
-    __attribute__((format(printf, 4, 5)));
-
-static void broken(struct court *court, uint32_t aggregate, size_t at, const char *fmt, ...)
+void court_broken(struct court *court, uint32_t aggregate, size_t at, const char *fmt, ...)
 {
     struct truth_case *c = court->c;
     va_list args;
@@ -150,7 +107,7 @@ static void gather(struct court *court)
         const uint32_t used = atomic_load(&s->count);
         int64_t latest = 0;
         if (used > s->capacity)
-            broken(court, 0, 0, "log %zu is full: %u entries of %u", l, used, s->capacity);
+            court_broken(court, 0, 0, "log %zu is full: %u entries of %u", l, used, s->capacity);
         for (uint32_t i = 0; i < used && i < s->capacity; i++) {
             const struct truth_entry *e = &c->logs[l].entries[i];
             if (atomic_load_explicit(&e->kind, memory_order_acquire) == TRUTH_NOTHING)
@@ -182,7 +139,7 @@ static int by_name(const void *a, const void *b)
     return x->version < y->version ? -1 : x->version > y->version;
 }
 
-static struct publication *find(const struct court *court, uint32_t aggregate, uint32_t version)
+struct publication *court_find(const struct court *court, uint32_t aggregate, uint32_t version)
 {
     const struct publication key = {.aggregate = aggregate, .version = version};
 
@@ -210,8 +167,8 @@ static void list_publications(struct court *court)
 static void take_outcome(struct court *court, struct publication *p, const struct truth_entry *e, size_t i)
 {
     if (p->outcome)
-        broken(court, e->aggregate, i, "G1: a%u v%u has two outcomes: %s, then %s", e->aggregate, e->version,
-               name_of(p->outcome), name_of(e->kind));
+        court_broken(court, e->aggregate, i, "G1: a%u v%u has two outcomes: %s, then %s", e->aggregate, e->version,
+                     name_of(p->outcome), name_of(e->kind));
     p->outcome = e->kind;
     p->reported_ns = e->wall_ns;
     court->account->stored += e->kind == TRUTH_STORED;
@@ -221,10 +178,10 @@ static void take_outcome(struct court *court, struct publication *p, const struc
 
 static void take_publication(struct court *court, const struct truth_entry *e, size_t i)
 {
-    struct publication *p = find(court, e->aggregate, e->version);
+    struct publication *p = court_find(court, e->aggregate, e->version);
 
     if (!p) {
-        broken(court, e->aggregate, i, "G1: a%u v%u ended without having been called", e->aggregate, e->version);
+        court_broken(court, e->aggregate, i, "G1: a%u v%u ended without having been called", e->aggregate, e->version);
         return;
     }
     switch ((enum truth_kind)e->kind) {
@@ -271,11 +228,12 @@ static void close_accounts(struct court *court, const struct truth_entry *totals
     const uint64_t waited = totals->counts[0] - accepted;
     if (waited > again || stored != totals->counts[1] || refused + waited != totals->counts[2] ||
         unknown != totals->counts[3])
-        broken(court, 0, at,
-               "G1: process %u accepted %" PRIu64 ", and counts %" PRIu64 "; without an error %" PRIu64
-               ", it counts stored %" PRIu64 "; refused %" PRIu64 " and %" PRIu64 "; unknown %" PRIu64 " and %" PRIu64,
-               totals->process, accepted, totals->counts[0], stored, totals->counts[1], refused, totals->counts[2],
-               unknown, totals->counts[3]);
+        court_broken(court, 0, at,
+                     "G1: process %u accepted %" PRIu64 ", and counts %" PRIu64 "; without an error %" PRIu64
+                     ", it counts stored %" PRIu64 "; refused %" PRIu64 " and %" PRIu64 "; unknown %" PRIu64
+                     " and %" PRIu64,
+                     totals->process, accepted, totals->counts[0], stored, totals->counts[1], refused,
+                     totals->counts[2], unknown, totals->counts[3]);
 }
 
 static void take_publications(struct court *court)
@@ -299,29 +257,29 @@ static int by_sequence(const void *a, const void *b)
 
 static void match_one(struct court *court, const struct truth_stored *s)
 {
-    struct publication *p = find(court, s->aggregate, s->version);
+    struct publication *p = court_find(court, s->aggregate, s->version);
     const size_t end = court->count;
 
     if (!p) {
-        broken(court, s->aggregate, end, "G1: a%u v%u is in the stream and nobody published it", s->aggregate,
-               s->version);
+        court_broken(court, s->aggregate, end, "G1: a%u v%u is in the stream and nobody published it", s->aggregate,
+                     s->version);
         return;
     }
     if (p->sequence)
-        broken(court, s->aggregate, end, "G1: a%u v%u is in the stream twice, at %" PRIu64 " and %" PRIu64,
-               s->aggregate, s->version, p->sequence, s->sequence);
+        court_broken(court, s->aggregate, end, "G1: a%u v%u is in the stream twice, at %" PRIu64 " and %" PRIu64,
+                     s->aggregate, s->version, p->sequence, s->sequence);
     if (p->outcome == TRUTH_REFUSED)
-        broken(court, s->aggregate, end, "G1: a%u v%u was reported refused and is in the stream at %" PRIu64,
-               s->aggregate, s->version, s->sequence);
+        court_broken(court, s->aggregate, end, "G1: a%u v%u was reported refused and is in the stream at %" PRIu64,
+                     s->aggregate, s->version, s->sequence);
     if (p->declined && !p->accepted && !p->outcome)
-        broken(court, s->aggregate, end, "G1: a%u v%u was not accepted and is in the stream at %" PRIu64, s->aggregate,
-               s->version, s->sequence);
+        court_broken(court, s->aggregate, end, "G1: a%u v%u was not accepted and is in the stream at %" PRIu64,
+                     s->aggregate, s->version, s->sequence);
     const int64_t late = s->stored_ns - p->reported_ns;
     court->account->unknown_stored += p->outcome == TRUTH_UNKNOWN;
     court->account->late += p->outcome == TRUTH_UNKNOWN && late > 0;
     if (p->outcome == TRUTH_UNKNOWN && late > (int64_t)court->c->late_ms * 1000000)
-        broken(court, s->aggregate, end, "G1: a%u v%u was reported unknown and stored %.3f ms after that", s->aggregate,
-               s->version, (double)late / 1e6);
+        court_broken(court, s->aggregate, end, "G1: a%u v%u was reported unknown and stored %.3f ms after that",
+                     s->aggregate, s->version, (double)late / 1e6);
     p->sequence = s->sequence;
     p->stored_ns = s->stored_ns;
 }
@@ -334,15 +292,15 @@ static void check_publishing_order(struct court *court)
 
     for (size_t i = 0; i < court->c->stream.count; i++) {
         const struct truth_stored *s = &court->c->stream.all[i];
-        const struct publication *p = find(court, s->aggregate, s->version);
+        const struct publication *p = court_find(court, s->aggregate, s->version);
         if (!p || (p->outcome == TRUTH_UNKNOWN && p->stored_ns > p->reported_ns))
             continue;
         const struct publication **before = &last[(p->process * 8u + p->publisher) % PUBLISHERS];
         if (*before && (*before)->process == p->process && (*before)->publisher == p->publisher &&
             (*before)->called > p->called)
-            broken(court, s->aggregate, court->count,
-                   "publishing order: a%u v%u was called before a%u v%u, and is stored after it", p->aggregate,
-                   p->version, (*before)->aggregate, (*before)->version);
+            court_broken(court, s->aggregate, court->count,
+                         "publishing order: a%u v%u was called before a%u v%u, and is stored after it", p->aggregate,
+                         p->version, (*before)->aggregate, (*before)->version);
         *before = p;
     }
 }
@@ -359,8 +317,8 @@ static void match_stream(struct court *court)
         const struct publication *p = &court->publications[i];
         court->account->open += p->accepted && !p->outcome;
         if (p->outcome == TRUTH_STORED && !p->sequence)
-            broken(court, p->aggregate, court->count, "G1: a%u v%u was stored and is not in the stream", p->aggregate,
-                   p->version);
+            court_broken(court, p->aggregate, court->count, "G1: a%u v%u was stored and is not in the stream",
+                         p->aggregate, p->version);
     }
     check_publishing_order(court);
 }
@@ -373,7 +331,7 @@ static struct publication *at_sequence(const struct court *court, uint64_t seque
             ? NULL
             : bsearch(&key, court->c->stream.all, court->c->stream.count, sizeof key, by_sequence);
 
-    return s ? find(court, s->aggregate, s->version) : NULL;
+    return s ? court_find(court, s->aggregate, s->version) : NULL;
 }
 
 static void match_letters(struct court *court)
@@ -383,189 +341,14 @@ static void match_letters(struct court *court)
         struct publication *p = at_sequence(court, s->sequence);
         court->account->letters++;
         if (!p) {
-            broken(court, s->aggregate, court->count, "G5: a dead letter of sequence %" PRIu64 ", which never was",
-                   s->sequence);
+            court_broken(court, s->aggregate, court->count,
+                         "G5: a dead letter of sequence %" PRIu64 ", which never was", s->sequence);
             continue;
         }
         if (p->letter_ns)
-            broken(court, p->aggregate, court->count, "G3: a%u v%u has two dead letters", p->aggregate, p->version);
+            court_broken(court, p->aggregate, court->count, "G3: a%u v%u has two dead letters", p->aggregate,
+                         p->version);
         p->letter_ns = s->stored_ns;
-    }
-}
-
-/* ---- Handlers: G2, G3 -------------------------------------------------------------------------------------------- */
-
-static int by_place(const void *a, const void *b)
-{
-    const struct publication *x = *(struct publication *const *)a, *y = *(struct publication *const *)b;
-
-    if (x->aggregate != y->aggregate)
-        return x->aggregate < y->aggregate ? -1 : 1;
-    return x->sequence < y->sequence ? -1 : x->sequence > y->sequence;
-}
-
-static void list_aggregates(struct court *court)
-{
-    court->order = calloc(court->publication_count + 1, sizeof(struct publication *));
-    court->aggregates = calloc(court->publication_count + 1, sizeof *court->aggregates);
-    for (size_t i = 0; i < court->publication_count; i++)
-        if (court->publications[i].sequence)
-            court->order[court->stored_count++] = &court->publications[i];
-    if (court->stored_count > 0)
-        qsort(court->order, court->stored_count, sizeof(struct publication *), by_place);
-    for (size_t i = 0; i < court->stored_count; i++) {
-        if (i == 0 || court->order[i]->aggregate != court->order[i - 1]->aggregate)
-            court->aggregates[court->aggregate_count++] =
-                (struct aggregate){.number = court->order[i]->aggregate, .first = i};
-        court->aggregates[court->aggregate_count - 1].count++;
-    }
-}
-
-static int by_number(const void *a, const void *b)
-{
-    const struct aggregate *x = a, *y = b;
-
-    return x->number < y->number ? -1 : x->number > y->number;
-}
-
-static struct aggregate *aggregate_of(const struct court *court, uint32_t number)
-{
-    const struct aggregate key = {.number = number};
-
-    if (court->aggregate_count == 0)
-        return NULL;
-    return bsearch(&key, court->aggregates, court->aggregate_count, sizeof key, by_number);
-}
-
-/* All of the aggregate below the sequence is finished: acknowledged, or its letter was stored before `wall`. */
-static const struct publication *unfinished_below(const struct court *court, struct aggregate *a, uint64_t sequence,
-                                                  int64_t wall)
-{
-    while (a->unfinished < a->count) {
-        const struct publication *p = court->order[a->first + a->unfinished];
-        if (p->sequence >= sequence)
-            return NULL;
-        if (!p->acked && (p->letter_ns == 0 || p->letter_ns > wall))
-            return p;
-        a->unfinished++;
-    }
-    return NULL;
-}
-
-static void check_repeat(struct court *court, const struct publication *p, const struct truth_entry *e, size_t i)
-{
-    if (p->acked && p->acked_by == e->member && p->acked_in == e->process)
-        broken(court, e->aggregate, i, "G3: a%u v%u was acknowledged here and runs again", p->aggregate, p->version);
-    if (p->doomed && p->doomed_by == e->member && p->doomed_in == e->process)
-        broken(court, e->aggregate, i, "G3: a%u v%u was given up here and runs again", p->aggregate, p->version);
-    if (p->runs > 0 && e->attempt == 1) { /* started by another member, or before it came again */
-        court->account->repeats++;
-        if (e->deliveries < 2 && !court->c->unflagged_repeats)
-            broken(court, e->aggregate, i, "G2: a%u v%u is repeated and not flagged", p->aggregate, p->version);
-    }
-    if (e->attempt > court->c->attempts_max)
-        broken(court, e->aggregate, i, "G2: a%u v%u: attempt %u of at most %u", p->aggregate, p->version, e->attempt,
-               court->c->attempts_max);
-}
-
-static void take_start(struct court *court, const struct truth_entry *e, size_t i)
-{
-    struct publication *p = find(court, e->aggregate, e->version);
-    struct aggregate *a = aggregate_of(court, e->aggregate);
-
-    if (!p || !a || p->sequence != e->sequence) {
-        broken(court, e->aggregate, i, "G2: a%u v%u was handled at sequence %" PRIu64 ", where the stream has it not",
-               e->aggregate, e->version, e->sequence);
-        return;
-    }
-    if (e->process != court->process || e->member != court->member)
-        broken(court, e->aggregate, i, "G2: member %u of process %u starts a handler, and is not the present one",
-               e->member, e->process);
-    if (a->running)
-        broken(court, e->aggregate, i, "G2: a%u v%u starts while another message of it runs", e->aggregate, e->version);
-    if (e->sequence < a->last)
-        broken(court, e->aggregate, i, "G2: a%u: sequence %" PRIu64 " starts after %" PRIu64, e->aggregate, e->sequence,
-               a->last);
-    const struct publication *skipped = unfinished_below(court, a, e->sequence, e->wall_ns);
-    if (skipped)
-        broken(court, e->aggregate, i, "G2: a%u v%u starts before v%u is finished", e->aggregate, e->version,
-               skipped->version);
-    check_repeat(court, p, e, i);
-    court->account->starts++;
-    court->account->retries += e->attempt > 1;
-    p->runs++;
-    a->last = e->sequence;
-    a->running = true;
-}
-
-static void take_verdict(struct court *court, const struct truth_entry *e, size_t i)
-{
-    struct publication *p = find(court, e->aggregate, e->version);
-    struct aggregate *a = aggregate_of(court, e->aggregate);
-
-    if (!p || !a || e->process != court->process || e->member != court->member)
-        return; /* a handler that outlived its member's end; its start was judged */
-    if (!a->running)
-        broken(court, e->aggregate, i, "G2: a%u v%u has a verdict and did not run", e->aggregate, e->version);
-    a->running = false;
-    if (e->verdict == EVBUS_REJECT || (e->verdict == EVBUS_RETRY && e->attempt >= court->c->attempts_max)) {
-        p->doomed = true;
-        p->doomed_by = e->member;
-        p->doomed_in = e->process;
-    }
-    if (e->verdict != EVBUS_ACK)
-        return;
-    p->acked = true;
-    p->acked_by = e->member;
-    p->acked_in = e->process;
-    court->account->acked++;
-}
-
-static void take_member(struct court *court, const struct truth_entry *e)
-{
-    court->process = e->process;
-    court->member = e->member;
-    court->account->members++;
-    for (size_t i = 0; i < court->aggregate_count; i++) {
-        court->aggregates[i].last = 0;
-        court->aggregates[i].running = false;
-    }
-}
-
-static void check_levels(struct court *court, const struct truth_entry *e, size_t i)
-{
-    if (e->counts[0] > e->counts[1])
-        broken(court, 0, i, "G4: %" PRIu64 " publishes without an outcome, allowed are %" PRIu64, e->counts[0],
-               e->counts[1]);
-    if (e->counts[2] > e->counts[3])
-        broken(court, 0, i, "G4: %" PRIu64 " messages held, allowed are %" PRIu64, e->counts[2], e->counts[3]);
-}
-
-static void take_handlers(struct court *court)
-{
-    for (size_t i = 0; i < court->count && !court->c->verdict[0]; i++) {
-        const struct truth_entry *e = court->entries[i];
-        if (e->kind == TRUTH_MEMBER)
-            take_member(court, e);
-        else if (e->kind == TRUTH_START)
-            take_start(court, e, i);
-        else if (e->kind == TRUTH_VERDICT)
-            take_verdict(court, e, i);
-        else if (e->kind == TRUTH_LEVELS)
-            check_levels(court, e, i);
-    }
-}
-
-static void check_finished(struct court *court)
-{
-    for (size_t i = 0; i < court->stored_count && !court->c->unfinished; i++) {
-        const struct publication *p = court->order[i];
-        if (!p->acked && !p->letter_ns)
-            broken(court, p->aggregate, court->count, "G3: a%u v%u, sequence %" PRIu64 ", was never handled",
-                   p->aggregate, p->version, p->sequence);
-        if (p->letter_ns && !p->doomed && p->acked)
-            broken(court, p->aggregate, court->count, "G3: a%u v%u was acknowledged and dead-lettered", p->aggregate,
-                   p->version);
     }
 }
 
@@ -600,13 +383,9 @@ bool truth_judge(struct truth_case *c, struct truth_account *ret)
     take_publications(&court);
     match_stream(&court);
     match_letters(&court);
-    list_aggregates(&court);
-    take_handlers(&court);
-    check_finished(&court);
+    court_handlers(&court);
     free(court.entries);
     free(court.times);
     free(court.publications);
-    free(court.order);
-    free(court.aggregates);
     return c->verdict[0] == 0;
 }

@@ -107,6 +107,16 @@ uint16_t truth_member(struct truth *t)
     return member;
 }
 
+void truth_left(struct truth *t, uint16_t member)
+{
+    struct truth_entry *e = begin(t);
+
+    if (!e)
+        return;
+    e->member = member;
+    end(e, TRUTH_LEFT);
+}
+
 static void publication(struct truth *t, enum truth_kind kind, uint32_t publisher, uint32_t aggregate, uint32_t version,
                         evbus_status status, uint64_t sequence)
 {
@@ -223,6 +233,7 @@ void truth_levels(struct truth *t, const evbus_statistics *s, uint64_t publishes
     atomic_store(&t->shared->redelivered, s->redelivered);
     atomic_store(&t->shared->held, s->held);
     atomic_store(&t->shared->inflight, s->publishes_inflight);
+    atomic_store(&t->shared->fenced, s->fenced);
     if (s->held <= atomic_load(&t->held_most) && s->publishes_inflight <= atomic_load(&t->publishes_most))
         return;
     atomic_store(&t->held_most, s->held);

@@ -228,6 +228,7 @@ static bool subscribe(struct driver *d)
                                .inflight_max = d->o.inflight_max,
                                .ack_wait_ms = d->o.ack_wait_ms,
                                .attempts_max = d->o.attempts_max,
+                               .membership = d->o.shared ? EVBUS_SHARED : EVBUS_EXCLUSIVE,
                                .retry_min_ms = 2,
                                .retry_max_ms = 20,
                                .deliveries_max = 1000,
@@ -242,6 +243,7 @@ bool driver_resubscribe(struct driver *d)
     settle_deferred(d);
     if (evbus_unsubscribe(d->sub) != EVBUS_OK)
         return false;
+    truth_left(d->truth, d->member);
     return subscribe(d);
 }
 
@@ -257,6 +259,7 @@ bool driver_start(struct driver *d, const struct driver_opts *o, struct truth *t
                            .publish_inflight_max = o->publish_inflight_max,
                            .publish_bytes_max = UINT64_C(1) << 30,
                            .heartbeat_ms = o->heartbeat_ms,
+                           .member_ttl_ms = o->member_ttl_ms,
                            .connect_timeout_ms = 10000,
                            .reconnect_max_ms = 100,
                            .on_publish_error = truth_publish_error,
@@ -305,6 +308,8 @@ void driver_end(struct driver *d)
     (void)evbus_shutdown(d->bus, 10000, NULL);
     const evbus_statistics s = driver_stats(d);
     evbus_close(d->bus); /* ends the callbacks */
+    if (d->o.consume)
+        truth_left(d->truth, d->member);
     truth_totals(d->truth, &s);
     d->bus = NULL;
     pthread_mutex_destroy(&d->mutex);
@@ -386,14 +391,14 @@ bool driver_read(struct driver *d, uint64_t stored, uint64_t letters, struct tru
 
 /* ---- A child ----------------------------------------------------------------------------------------------------- */
 
-#define WORDS 17
+#define WORDS 20
 
 static void write_words(char words[WORDS][256], const char *log, uint16_t process, const struct driver_opts *o)
 {
-    const uint64_t numbers[] = {process,         o->seed,         o->aggregates,    o->publishers,
-                                o->consume,      o->inflight_max, o->ack_wait_ms,   o->attempts_max,
-                                o->handler_us,   o->pause_us,     o->first_version, o->publish_timeout_ms,
-                                o->heartbeat_ms, o->replicas};
+    const uint64_t numbers[] = {
+        process,         o->seed,         o->aggregates, o->publishers,    o->consume,       o->inflight_max,
+        o->ack_wait_ms,  o->attempts_max, o->handler_us, o->pause_us,      o->first_version, o->publish_timeout_ms,
+        o->heartbeat_ms, o->replicas,     o->shared,     o->member_ttl_ms, o->backlog_max};
 
     (void)snprintf(words[0], 256, "%s", log);
     (void)snprintf(words[1], 256, "%s", o->url);
@@ -445,6 +450,9 @@ static struct driver_opts read_words(char **words)
     o.publish_timeout_ms = n[14];
     o.heartbeat_ms = n[15];
     o.replicas = n[16];
+    o.shared = n[17] != 0;
+    o.member_ttl_ms = n[18];
+    o.backlog_max = n[19];
     return o;
 }
 

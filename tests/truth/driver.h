@@ -32,6 +32,8 @@ struct driver_opts {
     uint32_t first_version; /* versions of this incarnation are above */
     uint32_t publish_timeout_ms, heartbeat_ms, publish_inflight_max;
     uint32_t replicas;
+    bool shared; /* the membership */
+    uint32_t member_ttl_ms;
     bool calm;            /* every verdict is an ack */
     bool waits;           /* publishers use evbus_publish_envelope_wait */
     uint32_t backlog_max; /* publishers wait while so many are accepted and not started; 0: no limit */

@@ -192,9 +192,9 @@ static inline struct truth_account witness_judge(struct witness *w, struct truth
 
 /* ---- Children ---------------------------------------------------------------------------------------------------- */
 
-#define CHILDREN 4
+#define CHILDREN 10
 
-/* The members of a run, one after the other, each in a process of its own. */
+/* The members of a run, and who publishes, each in a process of its own; known by its log. */
 struct family {
     char dir[64];
     struct truth logs[CHILDREN];
@@ -222,9 +222,14 @@ static inline struct truth *family_child(struct family *f, struct driver_opts *o
     return &f->logs[f->count++];
 }
 
-static inline void family_kill(struct family *f, int signal)
+static inline pid_t *family_pid(struct family *f, const struct truth *child)
 {
-    pid_t *pid = &f->pids[f->count - 1];
+    return &f->pids[child - f->logs];
+}
+
+static inline void family_kill(struct family *f, const struct truth *child, int signal)
+{
+    pid_t *pid = family_pid(f, child);
 
     (void)kill(*pid, signal);
     while (waitpid(*pid, NULL, 0) < 0 && errno == EINTR)
@@ -232,13 +237,13 @@ static inline void family_kill(struct family *f, int signal)
     *pid = 0;
 }
 
-static inline void family_signal(struct family *f, int signal)
+static inline void family_signal(struct family *f, const struct truth *child, int signal)
 {
     int status;
 
-    (void)kill(f->pids[f->count - 1], signal);
+    (void)kill(*family_pid(f, child), signal);
     if (signal == SIGSTOP)
-        (void)waitpid(f->pids[f->count - 1], &status, WUNTRACED);
+        (void)waitpid(*family_pid(f, child), &status, WUNTRACED);
 }
 
 static inline void family_end(struct family *f)
@@ -292,24 +297,55 @@ static inline void await_starts(struct truth *log, uint64_t more)
     assert_int_not_equal(atomic_load(&log->shared->state), DRIVER_FAILED);
 }
 
-/* The child ends in order, once the server has nothing in flight. */
-static inline void family_finish(struct family *f, struct witness *w)
+static inline void await_state(const struct truth *child, uint64_t state, uint32_t timeout_ms)
 {
-    struct truth *log = &f->logs[f->count - 1];
-    struct until u = {log, DRIVER_SETTLED};
+    struct until u = {(struct truth *)child, state};
 
-    atomic_store(&log->shared->command, DRIVER_STOP_PUBLISHING);
-    assert_true(wait_until(reached_state, &u, 3 * wait_patience_ms()));
-    assert_int_equal(atomic_load(&log->shared->state), DRIVER_SETTLED);
-    if (!wait_until(witness_is_idle, w, 2 * wait_patience_ms())) {
-        struct in_flight at = {0};
-        (void)witness_consumer(w, &at);
-        fail_msg("it does not come to rest: pending %" PRIu64 ", not acknowledged %" PRIu64, at.pending, at.unacked);
-    }
-    u.value = DRIVER_ENDED;
-    atomic_store(&log->shared->command, DRIVER_END);
-    assert_true(wait_until(reached_state, &u, wait_patience_ms()));
-    family_kill(f, 0);
+    assert_true(wait_until(reached_state, &u, timeout_ms));
+    assert_int_not_equal(atomic_load(&child->shared->state), DRIVER_FAILED);
+}
+
+/* It publishes nothing more, and all that it published has an outcome. */
+static inline void family_hush(const struct truth *child)
+{
+    atomic_store(&child->shared->command, DRIVER_STOP_PUBLISHING);
+    await_state(child, DRIVER_SETTLED, 3 * wait_patience_ms());
+}
+
+/* It shuts down. */
+static inline void family_leave(struct family *f, const struct truth *child)
+{
+    atomic_store(&child->shared->command, DRIVER_END);
+    await_state(child, DRIVER_ENDED, 2 * wait_patience_ms());
+    family_kill(f, child, 0);
+}
+
+static inline void await_idle(struct witness *w)
+{
+    struct in_flight at = {0};
+
+    if (wait_until(witness_is_idle, w, 2 * wait_patience_ms()))
+        return;
+    (void)witness_consumer(w, &at);
+    fail_msg("it does not come to rest: pending %" PRIu64 ", not acknowledged %" PRIu64, at.pending, at.unacked);
+}
+
+/* The child ends in order, once the server has nothing in flight. */
+static inline void family_finish(struct family *f, const struct truth *child, struct witness *w)
+{
+    family_hush(child);
+    await_idle(w);
+    family_leave(f, child);
+}
+
+/* Judges the run by all their logs, which are gone then. */
+static inline struct truth_account family_judge(struct family *f, struct witness *w, struct truth_case *c)
+{
+    c->logs = f->logs;
+    c->log_count = f->count;
+    const struct truth_account account = witness_judge(w, c);
+    family_end(f);
+    return account;
 }
 
 static inline int truth_main(const char *name, const struct CMUnitTest *tests, size_t count, int argc, char **argv)

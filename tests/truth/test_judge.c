@@ -197,14 +197,145 @@ static void test_judge_finds_two_at_a_time(void **state)
     expect("starts while another message of it runs");
 }
 
-static void test_judge_finds_a_second_member(void **state)
+/* A member of another process starts a message again. */
+static struct truth_entry *started_again(int process, uint32_t version, uint64_t sequence)
+{
+    struct truth_entry *e = write_entry(process, TRUTH_START, version, sequence);
+
+    e->deliveries = 2;
+    return e;
+}
+
+static void ran_again(int process, uint32_t version, uint64_t sequence, evbus_verdict verdict)
+{
+    (void)started_again(process, version, sequence);
+    write_entry(process, TRUTH_VERDICT, version, sequence)->verdict = verdict;
+}
+
+static void test_judge_finds_a_start_out_of_turn(void **state)
+{
+    (void)state;
+    two_published();
+    published(3, 3);
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    ran(1, 1, 1, EVBUS_ACK);
+    ran(2, 2, 2, EVBUS_ACK);
+    ran(1, 3, 3, EVBUS_ACK);
+    trial.turns = 3;
+    expect(NULL);
+    trial.turns = 2;
+    expect("starts a handler, and it is not its turn");
+    trial.turns = 4;
+    expect("3 turns, not 4");
+}
+
+static void test_judge_finds_a_start_of_nobody(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_ACK);
+    ran(2, 2, 2, EVBUS_ACK);
+    expect("starts a handler, and never came");
+}
+
+static void test_judge_finds_a_start_after_the_end(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_ACK);
+    write_entry(1, TRUTH_LEFT, 0, 0);
+    ran(1, 2, 2, EVBUS_ACK);
+    expect("starts a handler, and has left");
+}
+
+/* It was stopped in its handler; the next one runs that message again, and its own verdict is not settled. */
+static void test_judge_passes_a_member_that_lost_its_turn(void **state)
 {
     (void)state;
     two_published();
     write_entry(2, TRUTH_MEMBER, 0, 0);
+    write_entry(1, TRUTH_START, 1, 1);
+    (void)started_again(2, 1, 1);
+    write_entry(1, TRUTH_VERDICT, 1, 1)->verdict = EVBUS_ACK;
+    write_entry(2, TRUTH_VERDICT, 1, 1)->verdict = EVBUS_ACK;
+    ran(2, 2, 2, EVBUS_ACK);
+    trial.turns = 2;
+    expect(NULL);
+}
+
+static void test_judge_finds_a_verdict_out_of_turn_settled(void **state)
+{
+    (void)state;
+    two_published();
+    published(3, 3);
+    trial.stream.all[2].aggregate = 2; /* of another aggregate: it is what begins the turn */
+    logs[0].entries[5].aggregate = logs[0].entries[6].aggregate = 2;
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    write_entry(1, TRUTH_START, 1, 1);
+    write_entry(2, TRUTH_START, 3, 3)->aggregate = 2;
+    write_entry(2, TRUTH_VERDICT, 3, 3)->aggregate = 2;
+    write_entry(1, TRUTH_VERDICT, 1, 1)->verdict = EVBUS_ACK;
+    ran(2, 2, 2, EVBUS_ACK);
+    expect("v2 starts before v1 is finished");
+}
+
+static void test_judge_finds_a_hand_over_with_a_handler(void **state)
+{
+    (void)state;
+    two_published();
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    write_entry(1, TRUTH_START, 1, 1);
+    ran_again(2, 1, 1, EVBUS_ACK);
+    ran(2, 2, 2, EVBUS_ACK);
+    expect(NULL);
+    trial.in_order = true;
+    expect("still runs in the member before it");
+}
+
+static void test_judge_finds_a_repeat_after_a_hand_over(void **state)
+{
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_ACK);
+    write_entry(1, TRUTH_LEFT, 0, 0);
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    ran_again(2, 1, 1, EVBUS_ACK);
+    ran(2, 2, 2, EVBUS_ACK);
+    expect(NULL);
+    trial.in_order = true;
+    expect("by a member that ended in order, and runs again");
+}
+
+/* Two at a time, in any order; one that was stopped starts what the other one got as a repeat meanwhile. */
+static void test_judge_passes_shared_members(void **state)
+{
+    (void)state;
+    two_published();
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    trial.shared = true;
+    write_entry(1, TRUTH_START, 2, 2);
+    ran_again(2, 1, 1, EVBUS_ACK);
+    write_entry(1, TRUTH_VERDICT, 2, 2)->verdict = EVBUS_ACK;
+    ran(1, 1, 1, EVBUS_ACK);
+    expect(NULL);
+    trial.shared = false;
+    expect("v2 starts before v1 is finished");
+}
+
+static void test_judge_finds_what_shared_members_break(void **state)
+{
+    (void)state;
+    two_published();
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    trial.shared = true;
+    ran(1, 1, 1, EVBUS_ACK);
     ran(2, 1, 1, EVBUS_ACK);
-    ran(1, 2, 2, EVBUS_ACK);
-    expect("is not the present one");
+    expect("is repeated and not flagged");
+    trial.unflagged_repeats = true;
+    expect("v2, sequence 2, was never handled");
+    write_entry(2, TRUTH_START, 2, 2);
+    write_entry(2, TRUTH_START, 1, 1);
+    expect("starts while another message of it runs");
 }
 
 static void test_judge_finds_an_unflagged_repeat(void **state)
@@ -334,7 +465,15 @@ int main(void)
         JUDGE(test_judge_finds_a_settled_one_run_again),
         JUDGE(test_judge_finds_a_rejected_one_run_again),
         JUDGE(test_judge_finds_two_at_a_time),
-        JUDGE(test_judge_finds_a_second_member),
+        JUDGE(test_judge_finds_a_start_out_of_turn),
+        JUDGE(test_judge_finds_a_start_of_nobody),
+        JUDGE(test_judge_finds_a_start_after_the_end),
+        JUDGE(test_judge_passes_a_member_that_lost_its_turn),
+        JUDGE(test_judge_finds_a_verdict_out_of_turn_settled),
+        JUDGE(test_judge_finds_a_hand_over_with_a_handler),
+        JUDGE(test_judge_finds_a_repeat_after_a_hand_over),
+        JUDGE(test_judge_passes_shared_members),
+        JUDGE(test_judge_finds_what_shared_members_break),
         JUDGE(test_judge_finds_an_unflagged_repeat),
         JUDGE(test_judge_finds_a_lost_message),
         JUDGE(test_judge_finds_one_outcome_too_many),

@@ -31,16 +31,9 @@ static struct driver_opts options(uint64_t seed, uint32_t point)
 
 static struct truth_account judge_family(struct witness *w, uint64_t seed, const char *name)
 {
-    struct truth_case c = {.name = name,
-                           .seed = seed,
-                           .logs = family.logs,
-                           .log_count = family.count,
-                           .attempts_max = 3,
-                           .late_ms = TRUTH_ON_THE_WAY_MS};
-    const struct truth_account account = witness_judge(w, &c);
+    struct truth_case c = {.name = name, .seed = seed, .attempts_max = 3, .late_ms = TRUTH_ON_THE_WAY_MS};
 
-    family_end(&family);
-    return account;
+    return family_judge(&family, w, &c);
 }
 
 /* Two deaths, then a member that finishes. */
@@ -56,13 +49,13 @@ static void kill_at(uint64_t seed, uint32_t point, struct truth_account *total)
     for (int death = 0; death < 2; death++) {
         struct truth *log = family_child(&family, &o);
         await_starts(log, 50 + driver_random(&rng) % 1000);
-        family_kill(&family, SIGKILL);
+        family_kill(&family, log, SIGKILL);
         assert_true(witness_consumer(&w, &at));
         assert_true(at.unacked > 0); /* it bit: messages died with it */
     }
     struct truth *last = family_child(&family, &o);
     await_starts(last, 100);
-    family_finish(&family, &w);
+    family_finish(&family, last, &w);
     const uint64_t redelivered = atomic_load(&last->shared->redelivered);
     const struct truth_account a = judge_family(&w, seed, "client killed");
     assert_int_equal(a.members, 3);
@@ -100,16 +93,16 @@ static void stop_at(uint64_t seed, uint32_t point, struct truth_account *total)
     witness_come(&w, o.url, o.topic);
     struct truth *log = family_child(&family, &o);
     await_starts(log, 50 + driver_random(&rng) % 1000);
-    family_signal(&family, SIGSTOP);
+    family_signal(&family, log, SIGSTOP);
     assert_true(witness_consumer(&w, &at));
     assert_true(at.unacked > 0);
     wait_out(o.ack_wait_ms + 300 + (uint32_t)(driver_random(&rng) % 300));
     assert_true(witness_consumer(&w, &at));
     assert_true(at.unacked > 0); /* it bit: the ack wait is over for what it held */
-    family_signal(&family, SIGCONT);
+    family_signal(&family, log, SIGCONT);
     await_starts(log, 300);
     const uint64_t redelivered = atomic_load(&log->shared->redelivered);
-    family_finish(&family, &w);
+    family_finish(&family, log, &w);
     const struct truth_account a = judge_family(&w, seed, "client stopped");
     total->starts += a.starts;
     total->repeats += redelivered;

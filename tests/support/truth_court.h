@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Between the judge's two files: truth_judge.c reads the logs and judges publications, truth_handlers.c the handlers. */
+#ifndef EV_TESTS_TRUTH_COURT_H
+#define EV_TESTS_TRUTH_COURT_H
+
+#include "truth.h"
+
+#include <stddef.h>
+
+/* A verdict, the last one: which member gave it, in which turn. */
+struct ending {
+    const struct seat *by; /* NULL: there is none */
+    uint64_t turn;
+};
+
+/* One publication, known by aggregate and version. */
+struct publication {
+    uint32_t aggregate, version, publisher;
+    uint16_t process;
+    bool accepted, declined;
+    uint32_t outcome; /* TRUTH_STORED, TRUTH_REFUSED, TRUTH_UNKNOWN; 0: none */
+    int64_t reported_ns;
+    uint64_t called;   /* place of its last call in the order of all entries */
+    uint64_t sequence; /* in the stream; 0: it is not there */
+    int64_t stored_ns, letter_ns;
+    struct ending acked, doomed; /* doomed: rejected, or its attempts are used up */
+    uint32_t runs, unflagged, calls;
+};
+
+/* One member. */
+struct seat {
+    uint16_t process, member;
+    bool left;
+};
+
+/* One aggregate, as its handlers saw it. */
+struct aggregate {
+    uint32_t number;
+    size_t first, count; /* its part of `order` */
+    size_t unfinished;   /* before this one all are acknowledged or dead-lettered; only goes up */
+    uint64_t last;       /* sequence of the last start in the present turn */
+    bool *running;       /* by seat */
+};
+
+struct court {
+    struct truth_case *c;
+    struct truth_account *account;
+    const struct truth_entry **entries;
+    int64_t *times;
+    size_t count;
+    struct publication *publications; /* sorted by aggregate and version */
+    size_t publication_count;
+    /* truth_handlers.c */
+    struct publication **order; /* those in the stream, by aggregate and sequence */
+    size_t stored_count;
+    struct aggregate *aggregates; /* sorted by number */
+    size_t aggregate_count;
+    struct seat *seats;
+    size_t seat_count;
+    bool *running;              /* [aggregate][seat] */
+    const struct seat *present; /* EXCLUSIVE members: whose turn it is; NULL: nobody's yet */
+};
+
+/* The first broken rule is the verdict. `at`: the entry that broke it. */
+void court_broken(struct court *court, uint32_t aggregate, size_t at, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+struct publication *court_find(const struct court *court, uint32_t aggregate,
+                               uint32_t version); /* NULL: never called */
+
+void court_handlers(struct court *court);
+
+#endif
