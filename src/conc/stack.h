@@ -98,4 +98,15 @@ static inline bool ev_stack_pop(struct ev_stack *stack, uint32_t *ret_number)
     return true;
 }
 
+/* Places taken so far, modulo 2^40: for statistics, others go on. */
+static inline uint64_t ev_stack_pops(struct ev_stack *stack)
+{
+    return ev_load_relaxed(&stack->top) >> EV_STACK_BITS; /* hint */
+}
+
+static inline bool ev_stack_empty(struct ev_stack *stack)
+{
+    return (ev_load_seqcst(&stack->top) & EV_STACK_NUMBER) == 0; /* Q4 */
+}
+
 #endif

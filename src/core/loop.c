@@ -89,7 +89,8 @@ int64_t ev_loop_due(evbus *bus)
     int64_t due = earlier(ev_outbound_due(bus), ev_dispatch_due(bus));
 
     due = earlier(due, ev_receipts_due(bus));
-    return earlier(earlier(due, bus->ops->due(bus->state)), earlier(bus->halt_at, bus->slots.wake_at));
+    due = earlier(due, earlier(bus->slots.wake_at, bus->slots.look_at));
+    return earlier(earlier(due, bus->ops->due(bus->state)), bus->halt_at);
 }
 
 /* True if something came in since the turn. */

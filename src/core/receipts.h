@@ -68,7 +68,7 @@ struct ev_receipts {
     struct ev_park ready;
     struct ev_bell bell;
     _Atomic(uint64_t) put;            /* [loop] statistic */
-    uint32_t unsaid;                  /* [loop] put in this turn, takers not yet woken */
+    uint32_t unsaid;                  /* [loop] put, takers not yet woken */
     struct ev_receipts *next_unsaid;  /* [loop] */
     int64_t filled_ns;                /* [loop] when it was last found empty */
     bool watched, told;               /* [loop] in the list of those looked after; nobody takes: said so */
@@ -97,7 +97,9 @@ struct ev_tenants {
     uint64_t mask;                                    /* constant before `buckets` is set */
     struct ev_receipts *all;                          /* guarded by bus->mutex */
     _Atomic(uint32_t) count;                          /* tenants; written under bus->mutex */
-    struct ev_receipts *unsaid;                       /* [loop] something was put into it in this turn */
+    struct ev_receipts *unsaid;                       /* [loop] something was put into it, takers not yet woken */
+    uint32_t unsaid_count;                            /* [loop] receipts, of all these queues */
+    int64_t say_at;                                   /* [loop] they are woken by then */
     struct ev_receipts *watched;                      /* [loop] those that may hold something */
     int64_t check_at;                                 /* [loop] */
 };
@@ -149,7 +151,7 @@ void ev_receipts_give_back(struct ev_receipts *queue, struct ev_receipt *first);
 /* Nothing comes in any more; its end, if it is empty. The caller holds a reference. */
 void ev_receipts_close(struct ev_receipts *queue);
 
-/* At the end of a turn: wakes takers, rings; and looks after queues that nobody takes from. */
+/* At the end of a turn: wakes takers, rings, if it is time; and looks after queues that nobody takes from. */
 void ev_receipts_turn(evbus *bus, int64_t now);
 int64_t ev_receipts_due(const evbus *bus);
 

@@ -6,7 +6,8 @@
 #define KEEP_BUFFER 16384 /* a larger buffer is freed with its message */
 #define FIRST_BUFFER 1024
 #define LETTERS EV_SIZE(64, 1)
-#define WAKE_PAUSE EV_MS /* publishers wait at most that long beside free places, while few come free */
+#define WAKE_PAUSE EV_MS /* publishers wait at most that long beside free places that nobody uses up */
+#define WOKEN_AT_ONCE EV_SIZE(4u, 1u)
 
 evbus_status ev_slots_init(evbus *bus)
 {
@@ -22,7 +23,7 @@ evbus_status ev_slots_init(evbus *bus)
         return st;
     ev_stack_init(&s->free, &s->all[0].link, sizeof s->all[0]);
     ev_park_init(&s->room);
-    s->wake_at = EV_NEVER;
+    s->wake_at = s->look_at = EV_NEVER;
     for (uint32_t i = 0; i < s->count + s->letters; i++) {
         struct ev_slot *slot = &s->all[i];
         slot->index = i;
@@ -207,24 +208,63 @@ void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
         ev_stack_push(&s->free, slot->index); /* P5 */
 }
 
+/* ---- Waking who waits for room ----------------------------------------------------------------------------------- */
+
+/* Enough came free, or a moment has passed since the rest stopped coming. */
+static bool is_time(evbus *bus, bool idle)
+{
+    struct ev_slots *s = &bus->slots;
+
+    if (s->released >= (bus->out.active + s->released) / 8 || !ev_park_waiting(&s->room))
+        return true;
+    if (idle && s->wake_at == EV_NEVER)
+        s->wake_at = bus->turn_ns + WAKE_PAUSE;
+    return bus->turn_ns >= s->wake_at;
+}
+
+static void wake_some(evbus *bus)
+{
+    struct ev_slots *s = &bus->slots;
+    const bool waiting = ev_park_waiting(&s->room);
+
+    s->told = s->released;
+    s->taken = ev_stack_pops(&s->free);
+    s->released = 0;
+    s->wake_at = EV_NEVER;
+    s->look_at = waiting ? bus->turn_ns + WAKE_PAUSE : EV_NEVER;
+    if (waiting)
+        ev_park_wake(&s->room, WOKEN_AT_ONCE);
+}
+
+/* Are those that were woken using the room up? */
+static void look_after(evbus *bus)
+{
+    struct ev_slots *s = &bus->slots;
+    const uint64_t taken = ev_stack_pops(&s->free), used = taken - s->taken;
+
+    s->look_at = EV_NEVER;
+    if (ev_stack_empty(&s->free) || EV_BUG(EV_BUG_SLOT_NO_LATE_WAKE)) /* what comes free next is told again */
+        return;
+    if (used > 0 && used * 8 >= s->told && ev_park_waiting(&s->room)) {
+        s->taken = taken;
+        s->look_at = bus->turn_ns + WAKE_PAUSE;
+        return;
+    }
+    ev_park_wake(&s->room, UINT32_MAX);
+}
+
 /*
- * All that wait are woken together, so waking for each place that comes free would cost a system call and a context
- * switch per waiting publisher and message. They go on when an eighth of what was on its way has come back, or a moment
- * after the rest has stopped coming.
+ * Waking all that wait for each place that comes free would cost a system call and a context switch per waiting
+ * publisher and message. So a few are woken when an eighth of what was on its way has come back, or a moment after the
+ * rest has stopped coming; they go on until the room is used up, and then sleep behind those that have waited longer. When they do
+ * not use it up (they had one message, or wait for something else), all are woken a moment later.
  */
 void ev_slots_wake(evbus *bus, bool idle)
 {
     struct ev_slots *s = &bus->slots;
 
-    if (s->released == 0)
-        return;
-    if (s->released < (bus->out.active + s->released) / 8 && ev_park_waiting(&s->room)) {
-        if (idle && s->wake_at == EV_NEVER)
-            s->wake_at = bus->turn_ns + WAKE_PAUSE;
-        if (bus->turn_ns < s->wake_at)
-            return;
-    }
-    s->released = 0;
-    s->wake_at = EV_NEVER;
-    ev_park_wake(&s->room, UINT32_MAX);
+    if (s->released && is_time(bus, idle))
+        wake_some(bus);
+    else if (bus->turn_ns >= s->look_at)
+        look_after(bus);
 }

@@ -75,12 +75,16 @@ struct ev_slots {
     uint32_t count, letters;
     struct ev_stack free;  /* publishers' */
     struct ev_ring submit; /* publishers -> loop */
-    struct ev_park room; /* publishers waiting for a slot, for bytes, or for a gate; woken all at once: not all want the
-                              same, and who wakes in vain wakes nobody else */
+    struct ev_park
+        room; /* publishers waiting for a slot, for bytes, or for a gate; not all want the same, and who wakes
+                              in vain wakes nobody else: so all are woken in the end */
     alignas(EV_APART) _Atomic(uint64_t) bytes_used;
     struct ev_slot *free_letters; /* [loop] */
     uint32_t released;            /* [loop] given back since publishers were last woken */
     int64_t wake_at;              /* [loop] publishers wait, and what came free is to be told by then; EV_NEVER */
+    int64_t look_at;              /* [loop] some were woken: whether they use the room up is looked at then; EV_NEVER */
+    uint32_t told;                /* [loop] places that had come free when they were woken ... */
+    uint64_t taken;               /* [loop] ... and how often one had been taken by then */
 };
 
 evbus_status ev_slots_init(evbus *bus);

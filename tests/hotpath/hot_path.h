@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define HOT_PRODUCERS 4
+#define HOT_PRODUCERS_MAX 16
 #define HOT_INFLIGHT 1024
 
 struct hot_flow {
@@ -19,10 +19,11 @@ struct hot_flow {
     bool envelopes;
     bool msg_id;       /* not on mem://: its broker remembers the ids of a time, which takes memory by the rate */
     uint64_t messages; /* counted ones */
+    int producers;
 };
 
 /*
- * Publishes from HOT_PRODUCERS threads to one topic and handles what comes. Before counting everything has reached its
+ * Publishes from `producers` threads to one topic and handles what comes. Before counting everything has reached its
  * largest extent: the handler held all it may hold, every place of the window was used, the stream was full.
  */
 struct calls hot_path_run(const struct hot_flow *flow);

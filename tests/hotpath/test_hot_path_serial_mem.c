@@ -31,7 +31,7 @@ static void test_hot_path_counters_count_calls_of_this_program(void **state)
 
 static void test_hot_path_mem_plain_takes_no_lock(void **state)
 {
-    const struct hot_flow flow = {"mem://", false, false, 200000};
+    const struct hot_flow flow = {"mem://", false, false, 200000, 4};
 
     (void)state;
     hot_path_check(&flow);
@@ -39,7 +39,7 @@ static void test_hot_path_mem_plain_takes_no_lock(void **state)
 
 static void test_hot_path_mem_envelopes_take_no_lock(void **state)
 {
-    const struct hot_flow flow = {"mem://", true, false, 100000};
+    const struct hot_flow flow = {"mem://", true, false, 100000, 4};
 
     (void)state;
     hot_path_check(&flow);

@@ -32,7 +32,16 @@ static int stop(void **state)
 
 static void test_hot_path_nats_envelopes_take_no_lock(void **state)
 {
-    const struct hot_flow flow = {url, true, true, 60000};
+    const struct hot_flow flow = {url, true, true, 60000, 4};
+
+    (void)state;
+    hot_path_check(&flow);
+}
+
+/* More producers than find room at a time: few of them are woken at once. */
+static void test_hot_path_nats_with_16_producers_rarely_sleeps(void **state)
+{
+    const struct hot_flow flow = {url, true, true, 60000, 16};
 
     (void)state;
     hot_path_check(&flow);
@@ -40,7 +49,10 @@ static void test_hot_path_nats_envelopes_take_no_lock(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_hot_path_nats_envelopes_take_no_lock)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hot_path_nats_envelopes_take_no_lock),
+        cmocka_unit_test(test_hot_path_nats_with_16_producers_rarely_sleeps),
+    };
 
     if (!nats_server_available()) {
         puts("test_hot_path_serial_nats: skipped, no nats-server");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A bus without threads for models of src/core: real parts, small, on a backend that only counts. Threads of a model
- * call what application threads, the loop and workers call. Time stands still.
+ * call what application threads, the loop and workers call. Time stands still, unless time_passes: then the loop's naps of
+ * less than a second are over at once.
  */
 #ifndef EV_MODEL_SMALL_BUS_H
 #define EV_MODEL_SMALL_BUS_H
@@ -21,7 +22,7 @@ struct small_backend {
     uint32_t asked_count;
     uint32_t sent;
     uint32_t ends_after; /* the loop ends when so many were sent and answered; 0: never */
-    bool shut;
+    bool shut, time_passes;
 };
 
 /* Of a delivery: what the backend was told. */
