@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,7 +24,7 @@ struct sub_options {
     struct common c;
     const char *group, *ready_file;
     bool envelope, all, shared, ephemeral;
-    int64_t count;
+    int64_t count, reconnects;
     uint32_t timeout_ms;
     struct arg_list headers;
 };
@@ -43,6 +44,8 @@ static const struct arg args[] = {
     ARG(ARG_NUMBER, "--count", "N", count, 1, INT64_MAX, "end after N messages"),
     ARG(ARG_SECONDS, "--timeout", "S", timeout_ms, 1, 2000000000,
         "end after S seconds; status 5 if --count is not met"),
+    ARG(ARG_NUMBER, "--reconnect-attempts", "N", reconnects, 1, 1000000,
+        "end with status 3 after N failed attempts to reconnect in a row; default: try for ever"),
     ARG(ARG_LIST, "--header", "NAME", headers, 0, 0, "print this header too; can be repeated"),
     ARG(ARG_TEXT, "--ready-file", "FILE", ready_file, 0, 0, "write the process id to FILE once subscribed"),
 };
@@ -83,6 +86,7 @@ struct subscriber {
     struct sub_printer printer;
     uint64_t printed, redelivered, refused; /* refused: plain messages that came after the last one wanted */
     int output_error;                       /* errno, once stdout does not take any more */
+    char cut_off[300];                      /* why there is no connection and none to come; "": there is */
 };
 
 /* ---- Messages ---------------------------------------------------------------------------------------------------- */
@@ -120,6 +124,18 @@ static evbus_verdict on_message(const evbus_msg *msg, void *ctx)
         stop_ask();
     pthread_mutex_unlock(&s->mutex);
     return verdict;
+}
+
+static void on_event(const evbus_event *event, void *ctx)
+{
+    struct subscriber *s = ctx;
+
+    if (event->kind != EVBUS_EVENT_RECONNECT_GIVEN_UP)
+        return;
+    pthread_mutex_lock(&s->mutex);
+    (void)snprintf(s->cut_off, sizeof s->cut_off, "%s", event->text);
+    pthread_mutex_unlock(&s->mutex);
+    stop_ask();
 }
 
 /* ---- Subscribing ------------------------------------------------------------------------------------------------- */
@@ -234,6 +250,10 @@ static int finish(struct subscriber *s, bool time_is_up)
                  report.total.unsettled);
         return CLI_FAILED;
     }
+    if (s->cut_off[0]) {
+        complain(cmd, "no connection: %s", s->cut_off);
+        return CLI_CONNECT;
+    }
     if (o->count && s->printed < (uint64_t)o->count) {
         complain(cmd, "%" PRIu64 " of %" PRId64 " messages came", s->printed, o->count);
         return time_is_up ? CLI_TIMEOUT : CLI_SIGNAL + stop_signal();
@@ -269,6 +289,9 @@ static int run_sub(const struct common *options, const struct arg_list *operands
         return result;
     sub_printer_init(&s.printer, o->c.json, &o->headers);
     connection_fill(&o->c, &opts);
+    opts.reconnect_attempts_max = (uint32_t)o->reconnects;
+    opts.on_event = on_event;
+    opts.on_event_ctx = &s;
     result = connection_open(&o->c, &opts, &s.bus);
     if (result == CLI_OK) {
         progress_init(&s.progress, o->c.progress);

@@ -186,7 +186,7 @@ typedef enum evbus_log_level {
 
 /** Something a person or a supervisor wants to know. Each kind has a counter and one log line as well. */
 typedef enum evbus_event_kind {
-    EVBUS_EVENT_CONNECTED = 1, /* first session, or a new one after a disconnect */
+    EVBUS_EVENT_CONNECTED = 1, /* first session, or a new one after a disconnect; count: the attempts that took */
     EVBUS_EVENT_DISCONNECTED = 2,
     EVBUS_EVENT_AUTH_FAILED = 3, /* the connector goes on, slowly */
     EVBUS_EVENT_LAME_DUCK = 4,   /* the server asked its clients to leave */
@@ -220,7 +220,11 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_HEALTH_RECOVERED = 31, /* they come again */
     EVBUS_EVENT_BACKLOG_HIGH = 32,     /* too much waits, or for too long; topic "": our publishes */
     EVBUS_EVENT_BACKLOG_NORMAL = 33,   /* no longer */
-    EVBUS_EVENT_UNHANDLED = 34         /* count: messages acknowledged unhandled as their subscription ended */
+    EVBUS_EVENT_UNHANDLED = 34,        /* count: messages acknowledged unhandled as their subscription ended */
+    EVBUS_EVENT_RECONNECTING = 35,     /* an attempt to reconnect begins; count: which one since the link went down */
+    EVBUS_EVENT_RECONNECT_FAILING = 36, /* reconnect_failures_max of them failed in a row; once per outage */
+    EVBUS_EVENT_RECONNECT_GIVEN_UP =
+        37 /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
 } evbus_event_kind;
 
 typedef struct evbus_event {
@@ -323,8 +327,8 @@ typedef struct evbus_opts {
     evbus_credentials_fn credentials;
     void *credentials_ctx;
     uint32_t connect_timeout_ms; /* one attempt, and how long evbus_open waits; 0: 5000 */
-    uint32_t reconnect_min_ms;   /* 0: 20 */
-    uint32_t reconnect_max_ms;   /* 0: 1000 */
+    uint32_t reconnect_min_ms;   /* pause after the first failed attempt; grows by reconnect_factor_pct; 0: 20 */
+    uint32_t reconnect_max_ms;   /* and no further than this; 0: 1000; at most 3600000 */
     uint32_t heartbeat_ms;       /* own heartbeat through our inbox; silence of 2.5 of them ends the session; 0: 2000 */
 
     /* Publishing */
@@ -369,6 +373,15 @@ typedef struct evbus_opts {
     uint32_t ack_workers;        /* threads that run on_receipt; 1..64; 0: 2 */
     evbus_receipt_fn on_receipt; /* takes all receipts of all queues; NULL: evbus_receipts_take does */
     void *on_receipt_ctx;
+
+    /* Reconnecting (nats://; the connection of mem:// does not end): docs/supervision.md. An attempt tries every known
+     * server once; the first begins at once when a session ends that was up for a second, else after a pause */
+    uint32_t reconnect_attempts_max; /* after so many failed ones in a row it gives up: publishing and asking fail with
+                                        EVBUS_DISCONNECTED until evbus_reconnect; 0 or EVBUS_FOREVER: never gives up */
+    uint32_t reconnect_factor_pct;   /* 100..10000: each pause is so much of the one before; 0: 200 */
+    uint32_t reconnect_jitter_pct;   /* a pause is up to so much shorter, by chance, at most 100; 0: 50; EVBUS_NOWAIT:
+                                        none. After refused credentials pauses are 1 to 10 s, or longer by these */
+    uint32_t reconnect_failures_max; /* so many failed ones in a row are EVBUS_EVENT_RECONNECT_FAILING; 0: 3 */
 } evbus_opts;
 
 typedef struct evbus_pub_opts {
@@ -532,6 +545,7 @@ EVBUS_API void evbus_close(evbus *bus);
  *          EVBUS_LIMIT         topics_max
  *          EVBUS_DISCONNECTED, EVBUS_DENIED, EVBUS_NO_JETSTREAM, EVBUS_REFUSED, EVBUS_TIMEOUT, EVBUS_MISMATCH
  *                              the stream could not be ensured and the topic forbids the fallback
+ *          EVBUS_DISCONNECTED  also: the bus gave up reconnecting (reconnect_attempts_max); at once, nothing is held
  *          EVBUS_CLOSED, EVBUS_FORKED, EVBUS_NOMEM
  */
 EVBUS_API EVBUS_NODISCARD evbus_status evbus_publish(evbus *bus, const char *topic, const void *data, size_t len,
@@ -865,6 +879,9 @@ typedef struct evbus_statistics {
     uint64_t takeovers; /* of those that stood by, how many became active */
     uint64_t fenced;    /* messages that were here when another member took over: not settled */
     uint64_t unhandled; /* acknowledged unhandled: evbus_unhandled */
+    /* supervision */
+    uint64_t reconnect_attempts; /* begun after a session had ended */
+    uint64_t reconnects_given_up;
 } evbus_statistics;
 
 /** Threads: any.  Blocks: no.  Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */

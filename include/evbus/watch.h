@@ -105,6 +105,45 @@ EVBUS_API EVBUS_NODISCARD evbus_status evbus_letter_redrive(evbus *bus, const ev
  */
 EVBUS_API EVBUS_NODISCARD evbus_status evbus_letter_drop(evbus *bus, const evbus_letter *letter, uint32_t timeout_ms);
 
+/* ---- The connection ---------------------------------------------------------------------------------------------- */
+
+typedef enum evbus_connection_state {
+    EVBUS_CONNECTION_UP = 1,
+    EVBUS_CONNECTION_DOWN = 2,    /* an attempt to reconnect runs or is to come */
+    EVBUS_CONNECTION_GIVEN_UP = 3 /* reconnect_attempts_max of them failed: none is to come */
+} evbus_connection_state;
+
+typedef struct evbus_connection {
+    size_t struct_size;
+    uint32_t state;           /* evbus_connection_state */
+    uint32_t attempts;        /* to reconnect, since the last session ended; 0 while it is up */
+    uint32_t failures;        /* of those, failed */
+    evbus_status last_status; /* why the last session ended or the last server failed; EVBUS_OK: neither ever did */
+    uint64_t connects;        /* sessions since open */
+    uint64_t disconnects;
+    uint64_t connect_failures; /* servers that were tried and failed */
+    int64_t connected_ns;      /* Unix times, 0: never. When the last session began ... */
+    int64_t disconnected_ns;   /* ... when one last ended ... */
+    int64_t failed_ns;         /* ... when an attempt last failed ... */
+    int64_t next_ns;           /* ... when the next one begins; 0: it is up, or one runs, or none is to come */
+    char last_error[256];      /* the sentence behind last_status */
+} evbus_connection;
+
+EVBUS_API void evbus_connection_init(evbus_connection *connection);
+
+/** How the connection is, and what became of reconnecting. Threads: any. Blocks: no.
+ *  Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */
+EVBUS_API EVBUS_NODISCARD evbus_status evbus_connection_read(evbus *bus, evbus_connection *ret);
+
+/**
+ * Try to reconnect now: ends the pause before the next attempt, or begins anew after it was given up. Attempts and
+ * pauses count from the beginning. Does nothing while the connection is up or an attempt runs (but for the counting).
+ *
+ * Threads: any; in handlers and callbacks too.  Blocks: as long as the loop's turn takes.
+ * Returns: EVBUS_OK (asked for; EVBUS_EVENT_CONNECTED tells when it is up), EVBUS_INVALID, EVBUS_CLOSED, EVBUS_FORKED
+ */
+EVBUS_API evbus_status evbus_reconnect(evbus *bus);
+
 /* ---- Health ------------------------------------------------------------------------------------------------------ */
 
 /** Why a bus is not well: bits of evbus_health_report.reasons. */
@@ -124,12 +163,14 @@ typedef enum evbus_health_reason {
     EVBUS_HEALTH_LETTERS_FAIL = 1 << 9,    /* dead letters cannot be stored; their aggregates wait */
     EVBUS_HEALTH_OVERDUE = 1 << 10,        /* a handler runs for longer than handler_timeout_ms */
     EVBUS_HEALTH_SENDER_FAILS = 1 << 11,   /* evbus_health_publisher */
-    EVBUS_HEALTH_PEER_MISSED = 1 << 12     /* evbus_health_subscriber */
+    EVBUS_HEALTH_PEER_MISSED = 1 << 12,    /* evbus_health_subscriber */
+    /* not live either */
+    EVBUS_HEALTH_GIVEN_UP = 1 << 13 /* reconnecting was given up (reconnect_attempts_max) */
 } evbus_health_reason;
 
 typedef struct evbus_health_report {
     size_t struct_size;
-    bool live;       /* it works; a connection is not needed for that */
+    bool live;       /* it works; a connection is not needed for that, but the will to get one is */
     bool ready;      /* and is connected, with all subscriptions bound */
     bool end_to_end; /* and what it was given gets through */
     uint8_t reserved0[5];

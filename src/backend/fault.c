@@ -280,6 +280,13 @@ static void fault_drop_link(void *state, const char *why)
     f->ops->drop_link(f->inner, why);
 }
 
+static void fault_reconnect(void *state)
+{
+    struct ev_fault *f = state;
+
+    f->ops->reconnect(f->inner);
+}
+
 static uint64_t fault_max_payload(void *state)
 {
     struct ev_fault *f = state;
@@ -547,8 +554,8 @@ static size_t fault_headers(void *state, void *token, char *buf, size_t cap)
         .scheme = scheme_, .state_size = sizeof(struct ev_fault), .group_optional = group_optional_,                   \
         .open = fault_open, .shut = fault_shut, .fini = fault_fini, .turn = fault_turn, .due = fault_due,              \
         .wait = fault_wait, .wake = fault_wake, .send = fault_send, .sent_mark = fault_sent_mark,                      \
-        .unsent_after = fault_unsent_after, .drop_link = fault_drop_link, .max_payload = fault_max_payload,            \
-        .stream_covering = fault_stream_covering, .stream_info = fault_stream_info,                                    \
+        .unsent_after = fault_unsent_after, .drop_link = fault_drop_link, .reconnect = fault_reconnect,                \
+        .max_payload = fault_max_payload, .stream_covering = fault_stream_covering, .stream_info = fault_stream_info,  \
         .stream_create = fault_stream_create, .stream_add = fault_stream_add, .consumer_info = fault_consumer_info,    \
         .msg_get = fault_msg_get, .msg_delete = fault_msg_delete, .consumer_state = fault_consumer_state,              \
         .consumers = fault_consumers, .account = fault_account, .silent_since = fault_silent_since,                    \
@@ -564,4 +571,4 @@ const struct ev_backend_ops ev_fault_mem_ops = FAULT_OPS("fault+mem", true);
 const struct ev_backend_ops ev_fault_nats_ops = FAULT_OPS("fault+nats", false);
 
 /* Whoever adds an operation adds it here. */
-_Static_assert(sizeof(struct ev_backend_ops) == 39 * sizeof(void *), "fault+ has to pass on every operation");
+_Static_assert(sizeof(struct ev_backend_ops) == 40 * sizeof(void *), "fault+ has to pass on every operation");

@@ -102,6 +102,12 @@ static void mem_wake(void *state)
     ev_mem_session_poke(state);
 }
 
+/* The link comes up again in the next turn. */
+static void mem_reconnect(void *state)
+{
+    (void)state;
+}
+
 static uint64_t mem_max_payload(void *state)
 {
     (void)state;
@@ -434,6 +440,7 @@ const struct ev_backend_ops ev_mem_ops = {
     .sent_mark = ev_mem_sent_mark,
     .unsent_after = ev_mem_unsent_after,
     .drop_link = ev_mem_drop_link,
+    .reconnect = mem_reconnect,
     .max_payload = mem_max_payload,
     .stream_covering = mem_stream_covering,
     .stream_info = mem_stream_info,

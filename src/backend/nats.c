@@ -13,6 +13,8 @@
 #define CONNECT_TIMEOUT_MAX_MS 60000u
 #define RECONNECT_MIN_MS 20u
 #define RECONNECT_MAX_MS 1000u
+#define RECONNECT_FACTOR_PCT 200u
+#define RECONNECT_JITTER_PCT 50u
 #define HEARTBEAT_MS 2000u
 #define HEARTBEAT_MIN_MS 20u
 #define MEMBER_TTL_MS 10000u
@@ -143,6 +145,10 @@ static evbus_status config_init(struct ev_nats_config *c, const evbus_opts *o, b
     c->connect_timeout_ms = bounded(o->connect_timeout_ms, CONNECT_TIMEOUT_MS, 10, CONNECT_TIMEOUT_MAX_MS);
     c->reconnect_min_ms = bounded(o->reconnect_min_ms, RECONNECT_MIN_MS, 1, 3600000);
     c->reconnect_max_ms = bounded(o->reconnect_max_ms, RECONNECT_MAX_MS, c->reconnect_min_ms, 3600000);
+    c->reconnect_factor_pct = bounded(o->reconnect_factor_pct, RECONNECT_FACTOR_PCT, 100, 10000);
+    c->reconnect_jitter_pct =
+        o->reconnect_jitter_pct == EVBUS_NOWAIT ? 0 : bounded(o->reconnect_jitter_pct, RECONNECT_JITTER_PCT, 1, 100);
+    c->reconnect_attempts_max = o->reconnect_attempts_max ? o->reconnect_attempts_max : EVBUS_FOREVER;
     c->heartbeat_ms = bounded(o->heartbeat_ms, HEARTBEAT_MS, HEARTBEAT_MIN_MS, 3600000);
     c->member_ttl_ms = bounded(o->member_ttl_ms, MEMBER_TTL_MS, MEMBER_TTL_MIN_MS, 600000);
     c->api = api_prefix(o);
@@ -244,6 +250,7 @@ const struct ev_backend_ops ev_nats_ops = {
     .sent_mark = ev_nats_sent_mark,
     .unsent_after = ev_nats_unsent_after,
     .drop_link = ev_nats_drop_link,
+    .reconnect = ev_nats_keeper_again,
     .max_payload = ev_nats_max_payload,
     .stream_covering = ev_nats_stream_covering,
     .stream_info = ev_nats_stream_info,

@@ -75,7 +75,7 @@ static evbus_status ask(struct call *call, const char *body, const char *verb, c
             default:
                 return EVBUS_OK;
             }
-        } else if (st != EVBUS_DISCONNECTED) {
+        } else if (st != EVBUS_DISCONNECTED || !ev_nats_requests_have_hope(call->st)) {
             return ev_fail_prefix(st, "%s", call->what);
         }
         if (!pause_a_little(call))

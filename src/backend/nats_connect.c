@@ -3,7 +3,8 @@
  * The keeper thread: makes the next session, and watches over the loop while a TLS session is up.
  *
  * One attempt is one server with fresh credentials. After every server was tried once it pauses: backoff with jitter,
- * longer when credentials were refused. It never gives up; the core decides what a failed attempt means.
+ * longer when credentials were refused. It gives up only after reconnect_attempts_max such rounds between two sessions,
+ * until ops->reconnect; the core decides what that means.
  *
  * libnats's TLS handshake has no timeout: a server that takes the connection and then says nothing hangs
  * natsConnection_Connect for ever. The loop notices, marks the keeper abandoned and starts another one. The abandoned
@@ -39,6 +40,8 @@ struct ev_nats_keeper {
     /* guarded by mutex */
     uint32_t refs;
     bool quit, wanted, watching, abandoned;
+    bool again;         /* ops->reconnect: not taken up yet */
+    bool over;          /* it gave up: not told yet */
     int64_t connecting; /* since when the thread is inside natsConnection_Connect; 0: it is not */
     char connecting_to[EV_NATS_TEXT_MAX];
     enum ev_nats_ending ending;
@@ -274,23 +277,47 @@ static void hand_over(struct ev_nats_keeper *k, struct ev_nats_session *session)
     if (natsConnection_GetDiscoveredServers(session->nc, &found, &count) == NATS_OK)
         ev_nats_plan_merge(k->plan, found, count, session->server);
     pthread_mutex_lock(&k->mutex);
-    k->wanted = false;
+    k->wanted = k->again = false;
     k->ready = session;
     pthread_mutex_unlock(&k->mutex);
     ev_add_acqrel(&k->st->posted, 1);
     ev_nats_wake(k->st);
 }
 
+/* That it gave up (EV_NEVER) is the loop's to tell, which also takes it back (ops->reconnect). */
+static void tell_next(struct ev_nats *st, bool failed, int64_t next)
+{
+    if (next == EV_NEVER)
+        ev_nats_requests_hope(st, false);
+    ev_host_next_attempt(st->host, failed, next);
+}
+
 static void attempt_failed(struct ev_nats_keeper *k, evbus_status status, const char *text)
 {
     struct ev_nats_plan *p = k->plan;
+    const bool round = ev_nats_plan_failed(p, &k->st->cfg, status == EVBUS_AUTH);
 
-    ev_nats_plan_failed(p, &k->st->cfg, status == EVBUS_AUTH);
     pthread_mutex_lock(&k->mutex);
     const bool quit = k->quit;
     pthread_mutex_unlock(&k->mutex);
-    if (!quit) /* a bus that ends hears nothing any more */
-        report(k->st, status, text, p->rounds + p->refused_rounds <= 1);
+    if (quit) /* a bus that ends hears nothing any more */
+        return;
+    report(k->st, status, text, p->rounds + p->refused_rounds <= 1);
+    if (!round)
+        return;
+    pthread_mutex_lock(&k->mutex);
+    const bool over = !k->again && ev_nats_plan_spent(p, &k->st->cfg);
+    if (over) {
+        k->wanted = false;
+        k->over = true;
+    }
+    pthread_mutex_unlock(&k->mutex);
+    if (over) {
+        ev_add_acqrel(&k->st->posted, 1);
+        ev_nats_wake(k->st);
+    } else {
+        tell_next(k->st, true, p->not_before);
+    }
 }
 
 /* One server, once. False: the keeper was abandoned meanwhile. */
@@ -298,6 +325,9 @@ static bool attempt(struct ev_nats_keeper *k)
 {
     struct ev_nats *st = k->st;
     struct ev_nats_plan *p = k->plan;
+    if (!p->begun)
+        ev_host_connecting(st->host);
+    p->begun = true;
     struct ev_nats_server *server = &p->servers[p->next];
     const bool tls = st->cfg.tls || server->tls;
     char text[EV_NATS_TEXT_MAX];
@@ -376,6 +406,9 @@ static bool step(struct ev_nats_keeper *k)
 {
     const int64_t now = ev_clock_now(NULL);
 
+    if (k->wanted && k->again)
+        ev_nats_plan_again(k->plan);
+    k->again = k->again && !k->wanted;
     if (k->wanted && now < k->plan->not_before) {
         wait_until(k, k->plan->not_before);
     } else if (k->wanted) {
@@ -517,16 +550,47 @@ void ev_nats_keeper_stop(struct ev_nats *st)
     unref(k);
 }
 
-void ev_nats_keeper_want(struct ev_nats *st, enum ev_nats_ending ending, char **found, int count)
+void ev_nats_keeper_want(struct ev_nats *st, enum ev_nats_ending ending, bool was_up, char **found, int count)
 {
     struct ev_nats_keeper *k = st->keeper;
 
-    pthread_mutex_lock(&k->mutex);
-    k->wanted = true;
-    ev_nats_plan_ended(k->plan, &st->cfg, ending); /* the thread does not look at the plan while nothing is wanted */
-    k->found = found;                              /* the last one was merged before the session was made */
+    pthread_mutex_lock(&k->mutex); /* the thread does not look at the plan while nothing is wanted */
+    const bool failed = ev_nats_plan_ended(k->plan, &st->cfg, ending, was_up);
+    k->found = found; /* the last one was merged before the session was made */
     k->found_count = count;
+    const bool over = failed && ev_nats_plan_spent(k->plan, &st->cfg);
+    const int64_t next = over ? EV_NEVER : k->plan->not_before;
+    k->wanted = !over;
     pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->mutex);
+    if (next != 0)
+        tell_next(st, failed, next);
+}
+
+void ev_nats_keeper_tell(struct ev_nats *st)
+{
+    pthread_mutex_lock(&st->keeper->mutex);
+    const bool over = st->keeper->over;
+    st->keeper->over = false;
+    pthread_mutex_unlock(&st->keeper->mutex);
+    if (over)
+        tell_next(st, true, EV_NEVER);
+}
+
+void ev_nats_keeper_again(void *state)
+{
+    struct ev_nats *st = state;
+    struct ev_nats_keeper *k = st->keeper;
+
+    if (st->session || st->shut)
+        return;
+    ev_nats_requests_hope(st, true);
+    pthread_mutex_lock(&k->mutex);
+    if (!k->ready) {
+        k->again = k->wanted = true;
+        k->over = false;
+        pthread_cond_broadcast(&k->changed);
+    }
     pthread_mutex_unlock(&k->mutex);
 }
 
@@ -555,7 +619,7 @@ static bool replace(struct ev_nats *st, struct ev_nats_keeper *fresh, char *url,
     struct ev_nats_keeper *k = st->keeper;
 
     pthread_mutex_lock(&k->mutex);
-    const bool hangs = k->connecting != 0;
+    const bool hangs = k->connecting != 0, again = k->again;
     struct ev_nats_plan *plan = k->plan;
     if (hangs) {
         (void)ev_copy(url, cap, k->connecting_to);
@@ -565,12 +629,17 @@ static bool replace(struct ev_nats *st, struct ev_nats_keeper *fresh, char *url,
     pthread_mutex_unlock(&k->mutex);
     if (!hangs)
         return false;
-    ev_nats_plan_failed(plan, &st->cfg, false);
+    const bool round = ev_nats_plan_failed(plan, &st->cfg, false);
+    const bool over = round && !again && ev_nats_plan_spent(plan, &st->cfg);
+    const int64_t next = over ? EV_NEVER : plan->not_before;
     pthread_mutex_lock(&fresh->mutex);
     fresh->plan = plan;
-    fresh->wanted = true;
+    fresh->again = again;
+    fresh->wanted = !over;
     pthread_cond_broadcast(&fresh->changed);
     pthread_mutex_unlock(&fresh->mutex);
+    if (round)
+        tell_next(st, true, next);
     st->keeper = fresh;
     unref(k);
     return true;

@@ -86,6 +86,7 @@ struct ev_nats_config {
     evbus_credentials_fn credentials;
     void *credentials_ctx;
     uint32_t connect_timeout_ms, reconnect_min_ms, reconnect_max_ms, heartbeat_ms, member_ttl_ms;
+    uint32_t reconnect_attempts_max, reconnect_factor_pct, reconnect_jitter_pct; /* EVBUS_FOREVER: no limit */
 };
 
 /* One TCP connection. Made by the keeper thread, then the loop's alone. */
@@ -189,7 +190,7 @@ struct ev_nats {
     struct ev_nats_request *requests;
     struct ev_nats_flight *flights; /* [loop] those sent, with their subscriptions */
     uint64_t request_last;
-    bool requests_closed;
+    bool requests_closed, requests_hopeless;
 
     /* Notes: guarded by the registry's mutex, as are registry_* and session_id */
     struct ev_nats_note notes[EV_NATS_NOTES], taken[EV_NATS_NOTES]; /* taken: [loop] */
@@ -284,8 +285,13 @@ evbus_status ev_nats_keeper_start(struct ev_nats *st, struct ev_nats_server *ser
 void ev_nats_keeper_quit(struct ev_nats *st);
 void ev_nats_keeper_stop(struct ev_nats *st);
 
-/* Asks for a session. `found` are addresses told by the last one (libnats's memory, freed here); may be NULL. [loop] */
-void ev_nats_keeper_want(struct ev_nats *st, enum ev_nats_ending ending, char **found, int count);
+/* Asks for a session; the last one was up or failed before that. `found` are addresses told by it (libnats's memory, freed
+ * here); may be NULL. [loop] */
+void ev_nats_keeper_want(struct ev_nats *st, enum ev_nats_ending ending, bool was_up, char **found, int count);
+/* Tells the core if it gave up. [loop] */
+void ev_nats_keeper_tell(struct ev_nats *st);
+/* Tries now, also after giving up; attempts count from 1 again. [loop] */
+void ev_nats_keeper_again(void *state);
 /* The session that was asked for, or NULL. [loop] */
 struct ev_nats_session *ev_nats_keeper_take(struct ev_nats *st);
 /* Abandons an attempt that hangs in a TLS handshake and starts another thread. Returns when to look again. [loop] */
@@ -367,7 +373,9 @@ bool ev_nats_requests_turn(struct ev_nats *st);                                 
 uint32_t ev_nats_requests_drain(struct ev_nats *st, uint32_t budget);                    /* [loop] */
 bool ev_nats_requests_denied(struct ev_nats *st, const char *subject, const char *text); /* [loop] true: its own */
 void ev_nats_requests_down(struct ev_nats *st);                                          /* [loop] */
-void ev_nats_requests_close(struct ev_nats *st); /* [loop] refuses from now on */
+void ev_nats_requests_hope(struct ev_nats *st, bool hope); /* [loop] false: all fail, until there is hope again */
+bool ev_nats_requests_have_hope(struct ev_nats *st);       /* [any] false: a link is not to come */
+void ev_nats_requests_close(struct ev_nats *st);           /* [loop] refuses from now on */
 
 /* ---- nats_consume.c: hooks of the loop --------------------------------------------------------------------------- */
 

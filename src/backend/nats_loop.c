@@ -237,7 +237,7 @@ static void end_session(struct ev_nats *st)
     } else {
         ev_host_connect_failed(st->host, cause, text);
     }
-    ev_nats_keeper_want(st, ending, found, found_count);
+    ev_nats_keeper_want(st, ending, was_up, found, found_count);
 }
 
 /* ---- The loop's entries ------------------------------------------------------------------------------------------ */
@@ -254,6 +254,8 @@ static bool take_posted(struct ev_nats *st)
         if (s) {
             begin_session(st, s);
             any = true;
+        } else {
+            ev_nats_keeper_tell(st);
         }
     }
     any |= ev_nats_notes_turn(st);

@@ -19,6 +19,8 @@
 #include <string.h>
 #include <time.h>
 
+#define HOPELESS "reconnecting was given up (reconnect_attempts_max; evbus_reconnect tries again)"
+
 enum request_state { WAITING, SENT, DONE };
 
 struct ev_nats_request {
@@ -94,9 +96,10 @@ static evbus_status submit(struct ev_nats *st, struct ev_nats_request *r)
     struct ev_nats_request **end = &st->requests;
 
     pthread_mutex_lock(&st->request_mutex);
-    if (st->requests_closed) {
+    const bool closed = st->requests_closed, hopeless = st->requests_hopeless;
+    if (closed || hopeless) {
         pthread_mutex_unlock(&st->request_mutex);
-        return ev_fail(EVBUS_CLOSED, "the bus is shutting down");
+        return closed ? ev_fail(EVBUS_CLOSED, "the bus is shutting down") : ev_fail(EVBUS_DISCONNECTED, HOPELESS);
     }
     r->id = ++st->request_last;
     while (*end)
@@ -365,7 +368,7 @@ bool ev_nats_requests_denied(struct ev_nats *st, const char *subject, const char
 static void fail_all(struct ev_nats *st, bool close, evbus_status status, const char *text)
 {
     pthread_mutex_lock(&st->request_mutex);
-    st->requests_closed = close;
+    st->requests_closed |= close;
     for (struct ev_nats_request *r = st->requests, *next; r; r = next) {
         next = r->next;
         if (close || r->state == SENT)
@@ -378,6 +381,25 @@ void ev_nats_requests_down(struct ev_nats *st)
 {
     land_all(st);
     fail_all(st, false, EVBUS_DISCONNECTED, "the connection broke before the reply came");
+}
+
+void ev_nats_requests_hope(struct ev_nats *st, bool hope)
+{
+    pthread_mutex_lock(&st->request_mutex);
+    st->requests_hopeless = !hope;
+    for (struct ev_nats_request *r = st->requests, *next; r && !hope; r = next) {
+        next = r->next;
+        finish(st, r, EVBUS_DISCONNECTED, HOPELESS);
+    }
+    pthread_mutex_unlock(&st->request_mutex);
+}
+
+bool ev_nats_requests_have_hope(struct ev_nats *st)
+{
+    pthread_mutex_lock(&st->request_mutex);
+    const bool hope = !st->requests_hopeless;
+    pthread_mutex_unlock(&st->request_mutex);
+    return hope;
 }
 
 void ev_nats_requests_close(struct ev_nats *st)

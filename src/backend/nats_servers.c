@@ -227,45 +227,71 @@ void ev_nats_plan_merge(struct ev_nats_plan *p, char **found, int count, const s
 
 /* ---- When the next attempt is ------------------------------------------------------------------------------------ */
 
-static int64_t grown(int64_t min, int64_t max, uint32_t rounds)
+/* min, then each pause `pct` percent of the one before, up to max. */
+static int64_t grown(int64_t min, int64_t max, uint32_t pct, uint32_t rounds)
 {
     int64_t pause = min;
 
-    for (uint32_t i = 1; i < rounds && pause < max; i++)
-        pause *= 2;
+    for (uint32_t i = 1; i < rounds && pause < max && pct > 100; i++)
+        pause = pause / 100 * pct;
     return pause < max ? pause : max;
 }
 
-/* Half of it for certain, half by chance: clients of one server must not come back in step. */
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Partly by chance: clients of one server must not come back in step. */
 static void set_pause(struct ev_nats_plan *p, const struct ev_nats_config *cfg, int64_t now)
 {
+    const int64_t min = cfg->reconnect_min_ms * EV_MS, max = cfg->reconnect_max_ms * EV_MS;
     int64_t pause;
 
     if (p->refused) {
         p->refused_rounds++;
-        pause = grown(REFUSED_MIN, REFUSED_MAX, p->refused_rounds);
+        pause = grown(larger(REFUSED_MIN, min), larger(REFUSED_MAX, max), 200, p->refused_rounds);
         pause += (int64_t)(ev_random() % (uint64_t)(pause / 4));
     } else {
         p->rounds++;
-        pause = grown(cfg->reconnect_min_ms * EV_MS, cfg->reconnect_max_ms * EV_MS, p->rounds);
-        pause = pause / 2 + (int64_t)(ev_random() % (uint64_t)(pause / 2 + 1));
+        pause = grown(min, max, cfg->reconnect_factor_pct, p->rounds);
+        pause -= (int64_t)(ev_random() % (uint64_t)(pause / 100 * cfg->reconnect_jitter_pct + 1));
     }
     p->not_before = now + pause;
     p->tried = 0;
-    p->refused = false;
+    p->refused = p->begun = false;
 }
 
-void ev_nats_plan_failed(struct ev_nats_plan *p, const struct ev_nats_config *cfg, bool refused)
+bool ev_nats_plan_failed(struct ev_nats_plan *p, const struct ev_nats_config *cfg, bool refused)
 {
     p->refused |= refused;
     p->next = (p->next + 1) % p->count;
-    if (++p->tried >= p->count)
-        set_pause(p, cfg, ev_clock_now(NULL));
+    if (++p->tried < p->count)
+        return false;
+    set_pause(p, cfg, ev_clock_now(NULL));
+    p->attempts++;
+    return true;
 }
 
-void ev_nats_plan_ended(struct ev_nats_plan *p, const struct ev_nats_config *cfg, enum ev_nats_ending ending)
+bool ev_nats_plan_spent(const struct ev_nats_plan *p, const struct ev_nats_config *cfg)
 {
+    return p->limited && cfg->reconnect_attempts_max != EVBUS_FOREVER && p->attempts >= cfg->reconnect_attempts_max;
+}
+
+void ev_nats_plan_again(struct ev_nats_plan *p)
+{
+    p->attempts = p->rounds = p->refused_rounds = p->tried = 0;
+    p->not_before = 0;
+    p->refused = p->begun = false;
+}
+
+bool ev_nats_plan_ended(struct ev_nats_plan *p, const struct ev_nats_config *cfg, enum ev_nats_ending ending,
+                        bool was_up)
+{
+    p->attempts = was_up ? 0 : p->attempts + 1;
+    p->limited |= was_up;
     p->tried = 0;
+    p->begun = false;
     p->refused = ending == EV_NATS_ENDED_REFUSED;
     if (ending == EV_NATS_ENDED_WELL) {
         p->rounds = p->refused_rounds = 0;
@@ -275,6 +301,7 @@ void ev_nats_plan_ended(struct ev_nats_plan *p, const struct ev_nats_config *cfg
     }
     p->last = p->next;
     p->next = (p->next + 1) % p->count; /* the one that just failed us comes last */
+    return !was_up;
 }
 
 void ev_nats_plan_free(struct ev_nats_plan *p)

@@ -14,17 +14,25 @@ struct ev_nats_plan {
     uint32_t last;                   /* of the last session */
     uint32_t tried;                  /* in this round */
     bool refused;                    /* credentials, in this round */
-    uint32_t rounds, refused_rounds; /* failed, in a row */
+    uint32_t rounds, refused_rounds; /* failed, in a row: how long the pause is */
+    uint32_t attempts;               /* failed since a session was up, or since ops->reconnect */
+    bool begun;                      /* this round: the core was told */
+    bool limited;                    /* a session was up once: reconnect_attempts_max counts */
     int64_t not_before;
 };
 
 /* The cluster as a server sees it replaces what an earlier one told. `found` is libnats's memory, freed here; `via` is
  * the server that told: the discovered ones want its credentials. */
 void ev_nats_plan_merge(struct ev_nats_plan *p, char **found, int count, const struct ev_nats_server *via);
-/* The attempt at servers[next] failed; pauses once all were tried. */
-void ev_nats_plan_failed(struct ev_nats_plan *p, const struct ev_nats_config *cfg, bool refused);
-/* The session with servers[next] ended. */
-void ev_nats_plan_ended(struct ev_nats_plan *p, const struct ev_nats_config *cfg, enum ev_nats_ending ending);
+/* servers[next] failed. True: all were tried, which is a failed attempt, and not_before is after a pause. */
+bool ev_nats_plan_failed(struct ev_nats_plan *p, const struct ev_nats_config *cfg, bool refused);
+/* The session with servers[next] ended. True: it never was up, which is a failed attempt. */
+bool ev_nats_plan_ended(struct ev_nats_plan *p, const struct ev_nats_config *cfg, enum ev_nats_ending ending,
+                        bool was_up);
+/* As many attempts failed as there may be. */
+bool ev_nats_plan_spent(const struct ev_nats_plan *p, const struct ev_nats_config *cfg);
+/* The next attempt is now, and the first one again. */
+void ev_nats_plan_again(struct ev_nats_plan *p);
 void ev_nats_plan_free(struct ev_nats_plan *p);
 
 #endif

@@ -204,6 +204,7 @@ struct ev_backend_ops {
     uint64_t (*sent_mark)(void *state);               /* [loop] bytes appended */
     bool (*unsent_after)(void *state, uint64_t mark); /* [loop] */
     void (*drop_link)(void *state, const char *why);  /* [loop] */
+    void (*reconnect)(void *state);                   /* [loop] try now, and count attempts anew; may be up */
     uint64_t (*max_payload)(void *state);             /* [any] 0: no limit */
 
     /* Streams: one request each. stream_covering: the stream whose subjects cover `subject`; EVBUS_NOT_FOUND only when
@@ -270,7 +271,12 @@ struct ev_backend_ops {
 /* The link: up means send() works. A link goes down with everything that was sent and not answered. [loop] */
 void ev_host_link_up(struct ev_host *host);
 void ev_host_link_down(struct ev_host *host, evbus_status cause, const char *text);
-/* An attempt to connect failed. EVBUS_AUTH and EVBUS_TLS end a waiting evbus_open. [any] */
+/* An attempt to connect begins; after the first session they are counted. [any] */
+void ev_host_connecting(struct ev_host *host);
+/* The next attempt begins at `next`; `failed`: the one before has failed, all servers were tried. EV_NEVER: none does before
+ * ops->reconnect, as many failed in a row as evbus_opts allow. [any]; EV_NEVER: [loop] */
+void ev_host_next_attempt(struct ev_host *host, bool failed, int64_t next);
+/* A server could not be connected to. EVBUS_AUTH and EVBUS_TLS end a waiting evbus_open. [any] */
 void ev_host_connect_failed(struct ev_host *host, evbus_status status, const char *text);
 
 /* The answer to a record sent with want_ack; stale generations are ignored. [loop] */

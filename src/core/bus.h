@@ -11,6 +11,7 @@
  *   message.*    one delivered message; deadletter.c its last way
  *   worker.*     threads that run handlers; loop.* the one thread that owns the loop's side of everything
  *   keeper.*     the housekeeping thread; watch.* what it looks at
+ *   reconnect.*  attempts to reconnect, and the end of them
  *   events.*     callbacks to the application; health.* how the bus is, backlog.* what waits; shutdown.c the end
  *
  * Ownership words used below: [app] application threads, [loop] the loop thread alone, [worker], [any] atomic.
@@ -62,7 +63,7 @@ enum ev_phase {
     EV_STOPPED   /* the loop has ended */
 };
 
-enum ev_link { EV_LINK_DOWN, EV_LINK_UP };
+enum ev_link { EV_LINK_DOWN, EV_LINK_UP, EV_LINK_GIVEN_UP }; /* given up: see core/reconnect.h */
 
 /* Options with every default filled in; strings are copies. Immutable after open. */
 struct ev_config {
@@ -84,7 +85,7 @@ struct ev_counters {
     _Atomic(uint64_t) latency_ns, latency_count; /* of stored publishes: sum, and how many */
     /* [any] rare, read-modify-write */
     alignas(EV_APART) _Atomic(uint64_t) subscriptions, streams_created, streams_lost, overtaken, connect_failures,
-        events_dropped;
+        events_dropped, reconnect_attempts, reconnects_given_up;
     _Atomic(uint64_t) receipts_slow;
     /* takers, once per take, read-modify-write */
     alignas(EV_APART) _Atomic(uint64_t) receipts_taken;
@@ -106,6 +107,7 @@ struct ev_worker;
 #include "core/backlog.h"
 #include "core/outbound.h"
 #include "core/worker.h"
+#include "core/reconnect.h"
 
 struct evbus {
     /* Immutable after open */
@@ -150,10 +152,11 @@ struct evbus {
     struct ev_limbo limbo;       /* replaced snapshots; guarded by mutex */
     struct evbus_sub *subs;      /* guarded by mutex */
     struct ev_made *made;        /* streams this bus made; guarded by mutex */
-    evbus_status connect_status; /* last failed attempt; guarded by mutex */
+    evbus_status connect_status; /* last failed attempt, or why the last session ended; guarded by mutex */
     char connect_text[256];
     _Atomic(uint32_t) connect_fatal; /* 1: an attempt failed for good (authentication, TLS) while opening */
 
+    struct ev_reconnect reconnect;
     struct ev_keeper keeper;
     struct ev_watch watch;
     struct ev_health health;
@@ -188,6 +191,11 @@ static inline int64_t ev_now(const evbus *bus)
 static inline bool ev_link_is_up(const evbus *bus)
 {
     return ev_load_acquire(&bus->link) == EV_LINK_UP;
+}
+
+static inline bool ev_link_given_up(const evbus *bus)
+{
+    return ev_load_acquire(&bus->link) == EV_LINK_GIVEN_UP;
 }
 
 /* EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED or EVBUS_CLOSED. The first thing every call does. [any] */

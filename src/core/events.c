@@ -51,6 +51,9 @@ static const struct {
     [EVBUS_EVENT_BACKLOG_HIGH] = {"backlog high", EVBUS_LOG_WARN},
     [EVBUS_EVENT_BACKLOG_NORMAL] = {"backlog normal", EVBUS_LOG_INFO},
     [EVBUS_EVENT_UNHANDLED] = {"messages acknowledged unhandled", EVBUS_LOG_WARN},
+    [EVBUS_EVENT_RECONNECTING] = {"reconnecting", EVBUS_LOG_DEBUG}, /* what failed has a line of its own */
+    [EVBUS_EVENT_RECONNECT_FAILING] = {"reconnecting fails", EVBUS_LOG_ERROR},
+    [EVBUS_EVENT_RECONNECT_GIVEN_UP] = {"reconnecting given up", EVBUS_LOG_ERROR},
 };
 
 static struct ev_event_entry *take(evbus *bus)

@@ -11,7 +11,7 @@
 
 #define TIMEOUT_MS 1000
 
-#define NOT_LIVE (EVBUS_HEALTH_CLOSED | EVBUS_HEALTH_STUCK)
+#define NOT_LIVE (EVBUS_HEALTH_CLOSED | EVBUS_HEALTH_STUCK | EVBUS_HEALTH_GIVEN_UP)
 #define NOT_READY (EVBUS_HEALTH_DISCONNECTED | EVBUS_HEALTH_LINK_SILENT | EVBUS_HEALTH_CONSUMER_LOST)
 
 /* Notes a reason; the sentence is that of the gravest, which is the lowest bit. */
@@ -43,8 +43,12 @@ static void look_at_link(evbus *bus, evbus_health_report *r, int64_t now)
 
     if (!ev_link_is_up(bus)) {
         pthread_mutex_lock(&bus->mutex);
-        note(r, EVBUS_HEALTH_DISCONNECTED, "no connection to the broker%s%s", bus->connect_text[0] ? ": " : "",
-             bus->connect_text);
+        const bool over = ev_link_given_up(bus);
+        note(r, EVBUS_HEALTH_DISCONNECTED,
+             "no connection to the broker, %" PRIu32 " attempts to reconnect failed%s%s%s", bus->reconnect.failures,
+             over ? ", none is to come" : "", bus->connect_text[0] ? ": " : "", bus->connect_text);
+        if (over)
+            note(r, EVBUS_HEALTH_GIVEN_UP, "reconnecting was given up");
         pthread_mutex_unlock(&bus->mutex);
         return;
     }

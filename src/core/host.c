@@ -19,9 +19,7 @@ void ev_host_link_up(struct ev_host *host)
     const int64_t now = ev_now(bus);
 
     ev_store_seqcst(&bus->link, EV_LINK_UP);
-    ev_count(&bus->n.connects, 1);
-    ev_event(bus, EVBUS_EVENT_CONNECTED, EVBUS_OK, 0, NULL, NULL, NULL,
-             ev_load_relaxed(&bus->n.connects) == 1 ? "connected" : "connected again"); /* own field */
+    ev_reconnect_up(bus);
     ev_bus_changed(bus);
     ev_outbound_link_up(bus, now);
     ev_dispatch_link_up(bus);
@@ -35,11 +33,10 @@ void ev_host_link_down(struct ev_host *host, evbus_status cause, const char *tex
     }
     evbus *bus = ev_bus_of(host);
 
-    if (ev_load_relaxed(&bus->link) == EV_LINK_DOWN) /* own field */
+    if (!ev_link_is_up(bus))
         return;
     ev_store_seqcst(&bus->link, EV_LINK_DOWN);
-    ev_count(&bus->n.disconnects, 1);
-    ev_event(bus, EVBUS_EVENT_DISCONNECTED, cause, 0, NULL, NULL, NULL, text);
+    ev_reconnect_down(bus, cause, text);
     ev_outbound_link_down(bus, ev_now(bus), text);
     ev_bus_changed(bus);
 }
@@ -48,15 +45,20 @@ void ev_host_connect_failed(struct ev_host *host, evbus_status status, const cha
 {
     evbus *bus = ev_bus_of(host);
 
-    ev_add_relaxed(&bus->n.connect_failures, 1); /* statistic */
-    pthread_mutex_lock(&bus->mutex);
-    bus->connect_status = status;
-    (void)ev_copy(bus->connect_text, sizeof bus->connect_text, text);
-    pthread_mutex_unlock(&bus->mutex);
+    ev_reconnect_refused(bus, status, text);
     if (status == EVBUS_AUTH || status == EVBUS_TLS)
         ev_store_seqcst(&bus->connect_fatal, 1);
-    ev_log_some(bus, EVBUS_LOG_WARN, "connect", "%s", text);
     ev_bus_changed(bus);
+}
+
+void ev_host_connecting(struct ev_host *host)
+{
+    ev_reconnect_begun(ev_bus_of(host));
+}
+
+void ev_host_next_attempt(struct ev_host *host, bool failed, int64_t next)
+{
+    ev_reconnect_next(ev_bus_of(host), failed, next);
 }
 
 void ev_host_acked(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack)

@@ -20,6 +20,7 @@ INIT(evbus_receipt)
 INIT(evbus_tenant_opts)
 INIT(evbus_tenant)
 INIT(evbus_letter_opts)
+INIT(evbus_connection)
 INIT(evbus_lag_opts)
 INIT(evbus_backlog_opts)
 INIT(evbus_health_publisher_opts)
@@ -75,6 +76,10 @@ static void fill_defaults(evbus_opts *o)
     FILL(receipts_max, 8192);
     FILL(tenants_max, 1024);
     FILL(member_ttl_ms, 10000);
+    FILL(reconnect_attempts_max, EVBUS_FOREVER);
+    FILL(reconnect_factor_pct, 200);
+    FILL(reconnect_jitter_pct, 50);
+    FILL(reconnect_failures_max, 3);
 #undef FILL
 }
 
@@ -92,6 +97,22 @@ static evbus_status check_receipts(evbus_opts *o)
     return range("ack_workers", o->ack_workers, 1, 64);
 }
 
+static evbus_status check_reconnect(const evbus_opts *o)
+{
+    evbus_status st;
+
+    if ((st = range("reconnect_max_ms", o->reconnect_max_ms, 1, 3600000)) != EVBUS_OK ||
+        (st = range("reconnect_min_ms", o->reconnect_min_ms, 1, o->reconnect_max_ms)) != EVBUS_OK ||
+        (st = range("reconnect_factor_pct", o->reconnect_factor_pct, 100, 10000)) != EVBUS_OK ||
+        (st = range("reconnect_failures_max", o->reconnect_failures_max, 1, 1000000)) != EVBUS_OK)
+        return st;
+    if (o->reconnect_attempts_max != EVBUS_FOREVER &&
+        (st = range("reconnect_attempts_max", o->reconnect_attempts_max, 1, 1000000)) != EVBUS_OK)
+        return st;
+    return o->reconnect_jitter_pct == EVBUS_NOWAIT ? EVBUS_OK
+                                                   : range("reconnect_jitter_pct", o->reconnect_jitter_pct, 1, 100);
+}
+
 static evbus_status check(const evbus_opts *o)
 {
     evbus_status st;
@@ -104,7 +125,7 @@ static evbus_status check(const evbus_opts *o)
         (st = range("topics_max", o->topics_max, 1, 1u << 24)) != EVBUS_OK ||
         (st = range("member_ttl_ms", o->member_ttl_ms, 1000, 600000)) != EVBUS_OK ||
         (st = range("heartbeat_ms", o->heartbeat_ms, 100, 3600000)) != EVBUS_OK ||
-        (st = range("reconnect_min_ms", o->reconnect_min_ms, 1, o->reconnect_max_ms)) != EVBUS_OK ||
+        (st = check_reconnect(o)) != EVBUS_OK ||
         (st = range("log_level", o->log_level, EVBUS_LOG_ERROR, EVBUS_LOG_DEBUG)) != EVBUS_OK)
         return st;
     if (!o->stream != !o->stream_subjects)

@@ -79,7 +79,7 @@ static bool may_pass(void *arg)
     struct passage *p = arg;
     const struct ev_topic *t = p->topic;
 
-    if (ends(t)) /* refused by whoever comes next */
+    if (ends(t) || ev_link_given_up(t->bus)) /* refused by whoever comes next */
         return true;
     const bool up = ev_link_is_up(t->bus);
     switch (p->cfg->outage) {
@@ -108,6 +108,10 @@ evbus_status ev_outage_pass(struct ev_topic *topic, const evbus_topic_opts *cfg,
     struct passage p = {.topic = topic, .cfg = cfg, .size = size};
     const bool passed = cfg->outage == EVBUS_OUTAGE_FAIL ? may_pass(&p) : await(topic->bus, may_pass, &p, deadline);
 
+    if (ev_link_given_up(topic->bus)) {
+        ev_outage_release(topic, p.held, size);
+        return ev_reconnect_given_up(topic->bus);
+    }
     *ret_held = p.held;
     if (passed)
         return EVBUS_OK;
@@ -124,7 +128,7 @@ static bool is_up(void *arg)
 {
     const struct passage *p = arg;
 
-    return ev_link_is_up(p->topic->bus) || ends(p->topic);
+    return ev_link_is_up(p->topic->bus) || ends(p->topic) || ev_link_given_up(p->topic->bus);
 }
 
 evbus_status ev_outage_known(struct ev_topic *topic, const evbus_topic_opts *cfg, int64_t deadline, bool *ret_stored)
@@ -135,6 +139,8 @@ evbus_status ev_outage_known(struct ev_topic *topic, const evbus_topic_opts *cfg
 
     if (!away_now)
         return EVBUS_TIMEOUT;
+    if (ev_link_given_up(topic->bus))
+        return ev_reconnect_given_up(topic->bus);
     if (cfg->outage == EVBUS_OUTAGE_FAIL && !ev_link_is_up(topic->bus))
         return away(topic, cfg->outage);
     if (cfg->outage == EVBUS_OUTAGE_WAIT && !await(topic->bus, is_up, &p, deadline))

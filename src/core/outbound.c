@@ -107,6 +107,15 @@ static void give_up(evbus *bus, struct ev_slot *slot, evbus_status status, const
         finish(bus, slot, EVBUS_OUTCOME_REFUSED, status, detail, now);
 }
 
+/* True: there is no link, and none is to come; it ended. Dead letters wait on: nothing else may become of them. */
+static bool end_without_link(evbus *bus, struct ev_slot *slot, int64_t now)
+{
+    if (slot->kind == EV_SLOT_LETTER || ev_load_relaxed(&bus->link) != EV_LINK_GIVEN_UP) /* own field */
+        return false;
+    give_up(bus, slot, EVBUS_DISCONNECTED, "reconnecting was given up (reconnect_attempts_max); not sent", now);
+    return true;
+}
+
 /* ---- Sending ----------------------------------------------------------------------------------------------------- */
 
 static enum ev_sent send(evbus *bus, struct ev_slot *slot, int64_t now)
@@ -165,6 +174,7 @@ void ev_outbound_submit(evbus *bus, struct ev_slot *slot, int64_t now)
         bus->out.next_check = now + CHECK_STEP;
     if (!may_send(bus, slot->topic)) {
         hold(bus, slot, false);
+        (void)end_without_link(bus, slot, now);
     } else if (send(bus, slot, now) == EV_SEND_LATER) {
         bus->out.full = true;
         hold(bus, slot, false);
@@ -375,6 +385,14 @@ void ev_outbound_link_down(evbus *bus, int64_t now, const char *why)
     }
     for (struct ev_topic *t = bus->out.held_topics; t; t = t->next_held)
         t->probe = NULL;
+}
+
+void ev_outbound_given_up(evbus *bus, int64_t now)
+{
+    for (uint32_t i = 0; i < bus->slots.count + bus->slots.letters; i++)
+        if (bus->slots.all[i].phase == EV_PHASE_HELD)
+            (void)end_without_link(bus, &bus->slots.all[i], now);
+    ev_park_wake(&bus->slots.room, UINT32_MAX);
 }
 
 /* ---- Time -------------------------------------------------------------------------------------------------------- */

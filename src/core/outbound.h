@@ -30,6 +30,8 @@ int64_t ev_outbound_due(const evbus *bus);
 
 void ev_outbound_link_up(evbus *bus, int64_t now);
 void ev_outbound_link_down(evbus *bus, int64_t now, const char *why);
+/* No link is to come: what is held ends; dead letters keep their deadline, they are tried again. */
+void ev_outbound_given_up(evbus *bus, int64_t now);
 void ev_outbound_answer(evbus *bus, uint32_t index, uint32_t generation, const struct ev_ack *ack, int64_t now);
 void ev_outbound_denied(evbus *bus, const char *topic, const char *text, int64_t now);
 

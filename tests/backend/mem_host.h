@@ -83,6 +83,16 @@ void ev_host_connect_failed(struct ev_host *host, evbus_status status, const cha
     fail();
 }
 
+void ev_host_connecting(struct ev_host *host)
+{
+    (void)host;
+}
+
+void ev_host_next_attempt(struct ev_host *host, bool failed, int64_t next)
+{
+    (void)host, (void)failed, (void)next;
+}
+
 void ev_host_acked(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack)
 {
     struct host *h = host_of(host);

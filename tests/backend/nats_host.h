@@ -93,6 +93,16 @@ void ev_host_connect_failed(struct ev_host *host, evbus_status status, const cha
     SAY(h, h->failures++; h->failure = status; (void)ev_copy(h->failure_text, sizeof h->failure_text, text));
 }
 
+void ev_host_connecting(struct ev_host *host)
+{
+    (void)host;
+}
+
+void ev_host_next_attempt(struct ev_host *host, bool failed, int64_t next)
+{
+    (void)host, (void)failed, (void)next;
+}
+
 void ev_host_acked(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack)
 {
     struct host *h = host_of(host);

@@ -39,3 +39,11 @@ ended 130 "${pids[-2]}"
 exec 7>&-
 grep -q '^published 1 to sig.b: 1 stored' "$work/pub.out" || fail "no summary: $(cat "$work/pub.out")"
 grep -q '^evbus pub: interrupted after 1 messages$' "$work/pub.err" || fail "no complaint: $(cat "$work/pub.err")"
+
+# Cut off for good: by default it would wait for ever; with a number of attempts it says so, and ends.
+start_server
+server=$started
+start_sub cut sig.c --reconnect-attempts 2
+kill -KILL "$server"
+ended 3 "$started"
+grep -q '^evbus sub: no connection: 2 attempts failed' "$work/cut.err" || fail "no complaint: $(cat "$work/cut.err")"

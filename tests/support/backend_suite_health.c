@@ -54,6 +54,38 @@ static void test_health_of_a_bus_that_is_well(void **state)
     suite_close(s, bus);
 }
 
+/* Reconnecting has its options everywhere; where the connection stands, the status says so and nothing else. */
+static void test_health_of_the_connection(void **state)
+{
+    struct suite *s = *state;
+    const evbus_opts o = {.struct_size = sizeof o,
+                          .reconnect_attempts_max = EVBUS_FOREVER,
+                          .reconnect_factor_pct = 150,
+                          .reconnect_jitter_pct = EVBUS_NOWAIT,
+                          .reconnect_failures_max = 5};
+    evbus *bus = suite_open(s, &o);
+    evbus_connection c;
+
+    must(evbus_connection_read(bus, &c));
+    assert_int_equal(c.state, EVBUS_CONNECTION_UP);
+    assert_int_equal(c.attempts, 0);
+    assert_int_equal(c.connects, 1);
+    assert_int_equal(c.disconnects, 0);
+    assert_int_equal(c.next_ns, 0);
+    assert_int_equal(c.disconnected_ns, 0);
+    must(evbus_reconnect(bus)); /* there is nothing to do */
+    must(evbus_connection_read(bus, &c));
+    assert_int_equal(c.connects, 1);
+    must_be(EVBUS_INVALID, evbus_connection_read(bus, NULL));
+    must_be(EVBUS_INVALID, evbus_connection_read(NULL, &c));
+    must_be(EVBUS_INVALID, evbus_reconnect(NULL));
+    must(evbus_shutdown(bus, 0, NULL));
+    must_be(EVBUS_CLOSED, evbus_reconnect(bus));
+    must(evbus_connection_read(bus, &c));
+    assert_int_equal(c.state, EVBUS_CONNECTION_DOWN);
+    suite_close(s, bus);
+}
+
 /* A subscription that stopped pulling is ready, but not end to end; the sentence names it. Then it is well again. */
 static void test_health_names_a_stalled_subscription(void **state)
 {
@@ -318,6 +350,7 @@ static void test_health_misuse(void **state)
 }
 
 const struct suite_case suite_health_cases[] = {
+    SUITE_CASE(test_health_of_the_connection),
     SUITE_CASE(test_health_of_a_bus_that_is_well),
     SUITE_TIMED(test_health_names_a_stalled_subscription),
     SUITE_TIMED(test_health_names_letters_and_overdue_handlers),
