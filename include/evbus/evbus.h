@@ -224,7 +224,10 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_RECONNECTING = 35,     /* an attempt to reconnect begins; count: which one since the link went down */
     EVBUS_EVENT_RECONNECT_FAILING = 36, /* reconnect_failures_max of them failed in a row; once per outage */
     EVBUS_EVENT_RECONNECT_GIVEN_UP =
-        37 /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
+        37                    /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
+    EVBUS_EVENT_PARKED = 35,  /* what comes for an aggregate goes to the dead-letter topic (EVBUS_TAIL_PARK); without
+                                 aggregate: count of them have letters as this member becomes active */
+    EVBUS_EVENT_RELEASED = 36 /* no dead letter of it is left: it goes on */
 } evbus_event_kind;
 
 typedef struct evbus_event {
@@ -287,6 +290,16 @@ typedef enum evbus_unhandled {
     EVBUS_UNHANDLED_ACK = 2        /* acknowledge them, with a warning, EVBUS_EVENT_UNHANDLED and `unhandled`: nobody of
                                       this group handles them any more */
 } evbus_unhandled;
+
+/* What comes behind a message of the same aggregate that ended as a dead letter. Parked, it goes to the dead-letter topic
+ * too, in order, with the cause "parked behind SEQUENCE/EVENT ID", as long as a letter of that aggregate and group lies there.
+ * Redriven (in order: evbus dlq redrive), it is handled; when the last letter was redriven or dropped, the aggregate goes
+ * on. Whoever becomes the active member reads what is parked before it handles anything. Parking is for EXCLUSIVE envelopes
+ * only, and not with EVBUS_WAITING_DEAD_LETTER or EVBUS_UNHANDLED_ACK: else EVBUS_UNSUPPORTED. */
+typedef enum evbus_tail {
+    EVBUS_TAIL_PASS = 1, /* default: is handled */
+    EVBUS_TAIL_PARK = 2
+} evbus_tail;
 
 typedef enum evbus_persistence {
     EVBUS_PERSIST_AUTO = 1, /* default: persistent if the broker can */
@@ -424,6 +437,9 @@ typedef struct evbus_sub_opts {
     uint32_t rate_per_s;           /* handler runs a second, retries too; envelopes only; 0: no limit */
     uint32_t rate_burst;           /* so many at once after a rest; 0: 1 */
     uint32_t on_unhandled;         /* evbus_unhandled; envelopes of a group only */
+    uint32_t tail;                 /* evbus_tail */
+    uint32_t parked_max;           /* aggregates parked at a time; the next one's message stays and waits, with
+                                      EVBUS_EVENT_DEAD_LETTER_FAILED; at most 8192; 0: 1024 */
 } evbus_sub_opts;
 
 typedef struct evbus_topic_opts {
@@ -882,6 +898,9 @@ typedef struct evbus_statistics {
     /* supervision */
     uint64_t reconnect_attempts; /* begun after a session had ended */
     uint64_t reconnects_given_up;
+    /* EVBUS_TAIL_PARK */
+    uint64_t aggregates_parked; /* now */
+    uint64_t messages_parked;   /* of dead_lettered: behind another one of their aggregate */
 } evbus_statistics;
 
 /** Threads: any.  Blocks: no.  Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */

@@ -79,10 +79,12 @@ EVBUS_API EVBUS_NODISCARD evbus_status evbus_letters(evbus *bus, const evbus_let
                                                      void *ctx);
 
 /**
- * Publish a letter's message again where it came from, byte for byte with its headers and "Evbus-Redriven", and take the
- * letter out once that is stored. It gets a message id of its own, made of the letter's place: redriven twice, it is
- * stored once (within the stream's duplicate window). It is stored behind what came meanwhile, and all groups of
- * the topic get it. Redriven in the order of the walk, each stored before the next, an aggregate's messages keep their order.
+ * Publish a letter's message again where it came from, byte for byte with its headers, "Evbus-Redriven" and
+ * "Evbus-Letter", and take the letter out once that is stored. It gets a message id of its own, made of the letter's
+ * place: redriven twice, it is stored once (within the stream's duplicate window). It is stored behind what came
+ * meanwhile, and all groups of the topic get it. Redriven in the order of the walk, each stored before the next, an
+ * aggregate's messages keep their order. Where what comes behind is parked (EVBUS_TAIL_PARK), redriving or dropping all
+ * letters of an aggregate lets it go on.
  *
  * @param letter      as given to the callback
  * @param timeout_ms  0: publish_timeout_ms

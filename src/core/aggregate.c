@@ -33,6 +33,7 @@ void ev_aggs_fini(evbus *bus)
     for (uint32_t i = 0; d->aggs && i <= d->agg_mask; i++) {
         for (struct ev_agg *a = d->aggs[i], *next; a; a = next) {
             next = a->chain;
+            ev_tail_forget(bus, a);
             ev_free(a);
         }
     }
@@ -323,11 +324,19 @@ void ev_agg_account(evbus *bus, struct ev_agg *agg)
 
 /* ---- What happens next ------------------------------------------------------------------------------------------- */
 
+/* Nothing starts, and no letter is sent, before that. */
+static bool may_start(const evbus *bus, const struct evbus_sub *sub)
+{
+    return ev_may_act(bus, sub) && !sub->tail.unknown;
+}
+
 static uint32_t run_length(const struct ev_agg *agg)
 {
-    /* A head that may fail again runs alone, and what has a rate limit; so does everything whose handler may be given up on. */
-    return agg->failing || agg->sub->o.on_overdue == EVBUS_OVERDUE_DEAD_LETTER || agg->sub->o.rate_per_s ? 1
-                                                                                                         : EV_RUN_MAX;
+    /* A head that may fail again runs alone, and what has a rate limit, and what is parked; so does everything whose
+     * handler may be given up on. */
+    const bool alone =
+        agg->failing || agg->parked || agg->sub->o.on_overdue == EVBUS_OVERDUE_DEAD_LETTER || agg->sub->o.rate_per_s;
+    return alone ? 1 : EV_RUN_MAX;
 }
 
 /* Its turn has come in the runnable list: the run goes to a worker. */
@@ -338,7 +347,7 @@ static struct ev_job *hand_out(evbus *bus, struct ev_job *job)
     const uint32_t most = run_length(agg);
 
     agg->state = EV_AGG_IDLE;
-    if (!ev_may_act(bus, agg->sub) || (agg->sub->o.rate_per_s && !ev_rate_run(agg, ev_now(bus)))) {
+    if (!may_start(bus, agg->sub) || (agg->sub->o.rate_per_s && !ev_rate_run(agg, ev_now(bus)))) {
         ev_agg_next(bus, agg, ev_now(bus)); /* it waits, or is freed */
         return NULL;
     }
@@ -375,18 +384,20 @@ void ev_agg_next(evbus *bus, struct ev_agg *agg, int64_t now)
     if (!m) {
         agg->failing = false;
         ev_agg_account(bus, agg);
-        agg_free(&bus->in, agg);
+        if (!agg->parked)
+            agg_free(&bus->in, agg);
         return;
     }
     if (ev_load_relaxed(&agg->sub->stop)) /* written by the loop, or on its behalf: ev_agg_stop hands it back */
         return;
-    if (agg->sub->gathering || !ev_may_act(bus, agg->sub)) /* ev_dispatch_gather, ev_aggs_resume come back to it */
+    if (agg->sub->gathering || !may_start(bus, agg->sub)) /* ev_dispatch_gather, ev_aggs_resume come back to it */
         return;
     if (now < agg->ready_at) {
         heap_push(&bus->in, agg, agg->ready_at);
         agg->state = EV_AGG_PAUSED;
         return;
     }
+    ev_tail_judge(bus, m);
     if (m->doomed) {
         ev_letter_start(bus, m);
         return;
@@ -418,6 +429,7 @@ void ev_agg_stop(evbus *bus, struct ev_agg *agg, bool force, int64_t now)
     if (keep)
         ev_agg_append(agg, keep);
     agg->failing = false;
+    ev_tail_forget(bus, agg);
     ev_agg_account(bus, agg);
     ev_agg_next(bus, agg, now); /* frees it when nothing of it is out or in the runnable list */
 }
@@ -452,14 +464,14 @@ void ev_aggs_stop(evbus *bus, const struct evbus_sub *sub, bool force, int64_t n
     }
 }
 
-void ev_aggs_resume(evbus *bus, int64_t now)
+void ev_aggs_resume(evbus *bus, const struct evbus_sub *sub, int64_t now)
 {
     struct ev_dispatch *d = &bus->in;
 
     for (uint32_t i = 0; i <= d->agg_mask; i++) {
         for (struct ev_agg *a = d->aggs[i], *next; a; a = next) {
             next = a->chain;
-            if (a->sub->consumer.exclusive)
+            if (sub ? a->sub == sub : a->sub->consumer.exclusive)
                 ev_agg_next(bus, a, now);
         }
     }

@@ -34,7 +34,7 @@ void ev_letter_topic(char out[EV_NAME_MAX], const char *topic)
 
 static const char *cause_of(const evbus_msg *m)
 {
-    return m->cause ? m->cause : "unknown";
+    return m->tail ? ev_tail_cause(m) : m->cause ? m->cause : "unknown";
 }
 
 /* Header values must stay on one line, and leave room for the others: the body has them whole. */
@@ -170,6 +170,10 @@ void ev_letter_start(evbus *bus, evbus_msg *m)
         give_up(bus, m);
         return;
     }
+    if (!ev_tail_park(bus, m)) {
+        later(bus, m, now + EV_SEC);
+        return;
+    }
     if (ev_load_acquire(&topic->stream_state) != EV_STREAM_THERE) {
         const int64_t retry_at = ev_load_acquire(&topic->retry_at);
         const evbus_status failed = (evbus_status)ev_load_relaxed(&topic->failed_status); /* published by retry_at */
@@ -209,6 +213,7 @@ void ev_letter_done(evbus *bus, struct ev_slot *slot)
 
     if (stored) {
         sub->letters_fail = false;
+        ev_tail_stored(bus, m, slot->sequence, slot->dup);
         ev_count(&bus->n.dead_lettered, 1);
         ev_count(&sub->topic->dead_lettered, 1);
         (void)snprintf(text, sizeof text, "sequence %" PRIu64 " went to %s: %s%s%s", m->stream_seq, slot->topic->name,

@@ -51,10 +51,11 @@ struct ev_agg {
     uint32_t charged;       /* counted in the subscription's `waiting` */
     int64_t ready_at;
     uint8_t state;
-    bool failing; /* its head failed: what waits behind it counts as waiting */
-    bool hot;     /* above the aggregate's own bound */
-    bool token;   /* its head has a token of the rate limit, for `ready_at` */
-    bool letter;  /* a dead letter of it is on its way: one at a time, in order */
+    bool failing;             /* its head failed: what waits behind it counts as waiting */
+    bool hot;                 /* above the aggregate's own bound */
+    bool token;               /* its head has a token of the rate limit, for `ready_at` */
+    bool letter;              /* a dead letter of it is on its way: one at a time, in order */
+    struct ev_parked *parked; /* tail.h; NULL: it is not */
     uint16_t len;
     char id[EV_AGGREGATE_MAX + 1];
 };
@@ -136,8 +137,9 @@ void ev_held_free(evbus *bus, evbus_msg *msg);   /* releases the token, gives ro
 void ev_held_touch(evbus_msg *msg, int64_t now); /* its ack wait begins anew */
 void ev_held_leases(evbus *bus, struct evbus_sub *sub, int64_t now);
 
-void ev_aggs_resume(evbus *bus, int64_t now); /* those that waited while suspended */
-void ev_room_changed(struct evbus_sub *sub);  /* held.c: the backend is told at the end of the turn */
+/* Those of the subscription, or of all EXCLUSIVE ones (NULL), that waited until they may act. */
+void ev_aggs_resume(evbus *bus, const struct evbus_sub *sub, int64_t now);
+void ev_room_changed(struct evbus_sub *sub); /* held.c: the backend is told at the end of the turn */
 
 /* The right to act (membership.c). */
 bool ev_may_act(const evbus *bus, const struct evbus_sub *sub); /* start and settle, now */

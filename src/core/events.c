@@ -54,6 +54,8 @@ static const struct {
     [EVBUS_EVENT_RECONNECTING] = {"reconnecting", EVBUS_LOG_DEBUG}, /* what failed has a line of its own */
     [EVBUS_EVENT_RECONNECT_FAILING] = {"reconnecting fails", EVBUS_LOG_ERROR},
     [EVBUS_EVENT_RECONNECT_GIVEN_UP] = {"reconnecting given up", EVBUS_LOG_ERROR},
+    [EVBUS_EVENT_PARKED] = {"parked", EVBUS_LOG_WARN},
+    [EVBUS_EVENT_RELEASED] = {"released", EVBUS_LOG_INFO},
 };
 
 static struct ev_event_entry *take(evbus *bus)

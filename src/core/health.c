@@ -109,9 +109,12 @@ static void look_at_sub(evbus *bus, const struct evbus_sub *sub, evbus_health_re
              "topic '%s' group '%s': nothing is heard of its consumer for %" PRIu32 " ms", topic, group,
              age_ms(now, silent));
     }
-    if (sub->letters_fail) {
+    if (sub->letters_fail || sub->tail.full || sub->tail.failed) {
         r->letters_fail++;
-        note(r, EVBUS_HEALTH_LETTERS_FAIL, "topic '%s' group '%s': dead letters cannot be stored", topic, group);
+        note(r, EVBUS_HEALTH_LETTERS_FAIL, "topic '%s' group '%s': %s", topic, group,
+             sub->letters_fail ? "dead letters cannot be stored"
+             : sub->tail.full  ? "parked_max aggregates are parked"
+                               : "what is parked cannot be read");
     }
     for (const evbus_msg *m = sub->out ? sub->oldest : NULL; m; m = m->newer) {
         if (m->phase != EV_MSG_OUT || !m->overdue)

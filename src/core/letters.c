@@ -3,6 +3,7 @@
 
 #include "core/names.h"
 #include "core/streams.h"
+#include "core/tail.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -72,7 +73,7 @@ static void take_line(struct view *v, char *name, char *value, uint32_t *seen)
             take_field(v, i, value, seen);
             return;
         }
-    if (strncasecmp(name, "Nats-", 5) != 0 && v->own_count < HEADERS_MAX)
+    if (strncasecmp(name, "Nats-", 5) != 0 && strcmp(name, EV_LETTER_HEADER) != 0 && v->own_count < HEADERS_MAX)
         v->own[v->own_count++] = (evbus_header){name, value};
 }
 
@@ -208,7 +209,7 @@ evbus_status evbus_letter_drop(evbus *bus, const evbus_letter *letter, uint32_t 
 /* The message's own headers, and the count. NULL: out of memory. */
 static char *put_headers(const evbus_letter *letter, size_t *ret_len)
 {
-    size_t size = 64, at = 0;
+    size_t size = 128 + strlen(letter->group), at = 0;
 
     for (const evbus_header *h = letter->headers; h && h->name; h++)
         size += strlen(h->name) + strlen(h->value) + 4;
@@ -218,7 +219,9 @@ static char *put_headers(const evbus_letter *letter, size_t *ret_len)
     for (const evbus_header *h = letter->headers; h && h->name; h++)
         if (*h->value)
             at += (size_t)snprintf(block + at, size - at, "%s: %s\r\n", h->name, h->value);
-    at += (size_t)snprintf(block + at, size - at, "Evbus-Redriven: %" PRIu32 "\r\n", letter->redriven + 1);
+    at += (size_t)snprintf(block + at, size - at,
+                           "Evbus-Redriven: %" PRIu32 "\r\n" EV_LETTER_HEADER ": %" PRIu64 " %s\r\n",
+                           letter->redriven + 1, letter->sequence, letter->group);
     *ret_len = at;
     return block;
 }

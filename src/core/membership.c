@@ -34,7 +34,7 @@ static void suspend(evbus *bus, bool suspended)
     if (suspended)
         return;
     ev_settle_again(bus);
-    ev_aggs_resume(bus, ev_now(bus));
+    ev_aggs_resume(bus, NULL, ev_now(bus));
     for (struct evbus_sub *sub = bus->in.attached, *next; sub; sub = next) {
         next = sub->next_attached;
         if (sub->detached)
@@ -108,6 +108,8 @@ void ev_host_active(struct ev_host *host, struct evbus_sub *sub, bool active)
         ev_event(bus, EVBUS_EVENT_ACTIVE, EVBUS_OK, 0, sub->topic->name, sub->group, NULL,
                  "this member of the EXCLUSIVE group is the active one now");
     }
+    if (!was)
+        ev_tail_begin(bus, sub);
     if (!sub->detached)
         ev_room_changed(sub);
 }

@@ -53,7 +53,8 @@ struct evbus_msg {
     uint8_t phase;
     uint8_t verdict;         /* evbus_verdict or EV_VERDICT_NOT_RUN: D3 */
     uint8_t verb;            /* enum ev_settle, when unsettled */
-    bool doomed;             /* goes to the dead-letter topic instead of a handler */
+    bool doomed;             /* goes to the dead-letter topic instead of a handler ... */
+    bool tail;               /* ... because its aggregate is parked: tail.h */
     bool overdue;            /* reported */
     bool abandoned;          /* overdue and dead-lettered: its verdict will be ignored */
     bool gone;               /* settled while a worker still has it */

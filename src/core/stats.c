@@ -44,6 +44,8 @@ static void read_consuming(const evbus *bus, evbus_statistics *r)
     r->standby = N(standby);
     r->takeovers = N(takeovers);
     r->fenced = N(fenced);
+    r->aggregates_parked = N(aggregates_parked);
+    r->messages_parked = N(messages_parked);
     r->held = N(held);
     r->held_bytes = N(held_bytes);
     r->handlers_running = N(running);
@@ -70,6 +72,8 @@ static void read_bus(const evbus *bus, evbus_statistics *r)
     r->connects = N(connects);
     r->disconnects = N(disconnects);
     r->connect_failures = N(connect_failures);
+    r->reconnect_attempts = N(reconnect_attempts);
+    r->reconnects_given_up = N(reconnects_given_up);
     r->reconnect_attempts = N(reconnect_attempts);
     r->reconnects_given_up = N(reconnects_given_up);
     r->events_dropped = N(events_dropped);

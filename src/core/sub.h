@@ -6,6 +6,7 @@
 #include "core/bus.h"
 #include "core/settled.h"
 #include "core/span.h"
+#include "core/tail.h"
 
 #define EV_PAUSES_MAX 32
 
@@ -53,6 +54,7 @@ struct evbus_sub {
     bool foreign_seen; /* reported */
     bool letters_fail; /* reported: the dead-letter topic does not take them */
     bool standing_by;  /* reported: another member is active */
+    struct ev_tail tail;
     struct evbus_sub *next_attached, *next_dirty;
     evbus_msg *oldest, *newest; /* by lease time */
     struct ev_settled settled;  /* envelopes; made at the first message */

@@ -70,6 +70,8 @@ static void fill_defaults(evbus_sub_opts *o)
     FILL(on_unhandled, EVBUS_UNHANDLED_HAND_BACK);
     FILL(deliveries_max, 10);
     FILL(timeout_ms, 5000);
+    FILL(tail, EVBUS_TAIL_PASS);
+    FILL(parked_max, 1024);
 #undef FILL
 }
 
@@ -148,6 +150,7 @@ static evbus_status bind(struct evbus_sub *sub, int64_t deadline, void **ret)
 static void sub_free(struct evbus_sub *sub)
 {
     ev_settled_fini(&sub->settled);
+    ev_tail_fini(sub);
     ev_free(sub);
 }
 
@@ -300,6 +303,8 @@ static evbus_status subscribe(evbus *bus, const char *topic, evbus_handler fn, v
         return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.rate_per_s: plain messages would only be lost later");
     if (o.on_unhandled == EVBUS_UNHANDLED_ACK && (!envelope || o.fanout))
         return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.on_unhandled: only a group's envelopes wait for a handler");
+    if ((st = ev_tail_check(&o, envelope)) != EVBUS_OK)
+        return st;
     const char *letters = o.dead_letter_topic;
     if ((st = sub_new(bus, topic, &o, &sub)) != EVBUS_OK)
         return st;
@@ -367,7 +372,7 @@ void ev_sub_ended(struct evbus_sub *sub)
 {
     evbus *bus = sub->bus;
 
-    if (ev_load_seqcst(&sub->state) == EV_SUB_GONE || sub->rebinding)
+    if (ev_load_seqcst(&sub->state) == EV_SUB_GONE || sub->rebinding || !ev_tail_ended(bus, sub))
         return;
     ev_dispatch_forget(bus, sub);
     if (sub->left_unhandled > 0)

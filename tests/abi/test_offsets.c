@@ -128,7 +128,7 @@ AT(evbus_pub_opts, key, 24);
 AT(evbus_pub_opts, timeout_ms, 32);
 AT(evbus_pub_opts, receipt, 36);
 
-SIZE(evbus_sub_opts, 120);
+SIZE(evbus_sub_opts, 128);
 AT(evbus_sub_opts, struct_size, 0);
 AT(evbus_sub_opts, group, 8);
 AT(evbus_sub_opts, dead_letter_topic, 16);
@@ -155,6 +155,8 @@ AT(evbus_sub_opts, retry_jitter_pct, 104);
 AT(evbus_sub_opts, rate_per_s, 108);
 AT(evbus_sub_opts, rate_burst, 112);
 AT(evbus_sub_opts, on_unhandled, 116);
+AT(evbus_sub_opts, tail, 120);
+AT(evbus_sub_opts, parked_max, 124);
 
 SIZE(evbus_topic_opts, 96);
 AT(evbus_topic_opts, struct_size, 0);
@@ -564,6 +566,8 @@ VALUE(EVBUS_WAITING_STALL, 1);
 VALUE(EVBUS_WAITING_DEAD_LETTER, 2);
 VALUE(EVBUS_UNHANDLED_HAND_BACK, 1);
 VALUE(EVBUS_UNHANDLED_ACK, 2);
+VALUE(EVBUS_TAIL_PASS, 1);
+VALUE(EVBUS_TAIL_PARK, 2);
 VALUE(EVBUS_PERSIST_AUTO, 1);
 VALUE(EVBUS_PERSISTENT, 2);
 VALUE(EVBUS_EPHEMERAL, 3);

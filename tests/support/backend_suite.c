@@ -321,6 +321,7 @@ static const struct theme {
     {"health", suite_health_cases},
     {"backlog", suite_backlog_cases},
     {"member", suite_member_cases},
+    {"tail", suite_tail_cases},
 };
 
 static evbus_verdict acknowledge(const evbus_msg *msg, void *ctx)
