@@ -51,12 +51,28 @@ void ev_settle(evbus *bus, evbus_msg *m, enum ev_settle verb, int64_t delay_ns)
     bus->in.unsettled = m;
 }
 
+/* It was given to this member ... */
+static void note_given(struct evbus_sub *sub, const struct ev_delivery *d, bool in_a_row)
+{
+    if (d->stream_seq == 0)
+        return;
+    ev_span_add(&sub->span, d->stream_seq, d->stored_ns, in_a_row);
+    ev_span_add(&sub->given, d->stream_seq, d->stored_ns, false);
+}
+
+/* ... and was not handled. */
+static void note_not_given(struct evbus_sub *sub, uint64_t stream_seq)
+{
+    ev_span_hand_back(&sub->span, stream_seq);
+    ev_span_hand_back(&sub->given, stream_seq);
+}
+
 void ev_hand_back(evbus *bus, evbus_msg *m)
 {
     struct evbus_sub *sub = m->sub;
     const bool unhandled = sub->dismissed && m->attempt == 0 && sub->o.on_unhandled == EVBUS_UNHANDLED_ACK;
 
-    ev_span_hand_back(&sub->span, m->stream_seq);
+    note_not_given(sub, m->stream_seq);
     if (!sub->consumer.ack_explicit) {
         ev_count(&bus->n.plain_dropped, 1);
         sub->left_dropped++;
@@ -184,12 +200,15 @@ static void delivered_again(evbus *bus, evbus_msg *m, const struct ev_delivery *
         (void)ev_tell(bus, m->sub, m->token, EV_SETTLE_TERM, 0);
 }
 
-/* The broker lost what it knew of the consumer and begins anew. A message that was delivered and not settled, to
- * whomever, has a higher count: of those nothing is concluded. Nor among SHARED members, who hold what others do not see,
- * nor of another stream. */
+/* However long ago. Given once, not here and not handed back: it was settled here. Of a first delivery (the broker lost what
+ * it knew of the consumer and begins anew) also what lies between two that were given in a row; a message that was delivered
+ * before, to whomever, has a higher count: of those only what was really given to this member. Among SHARED members
+ * nothing is concluded, they hold what others do not see. Nor of another stream. */
 static bool given_before(struct evbus_sub *sub, const struct ev_delivery *d)
 {
-    return sub->consumer.exclusive && d->delivery_count == 1 && ev_span_has(&sub->span, d->stream_seq, d->stored_ns);
+    const struct ev_span *given = d->delivery_count == 1 ? &sub->span : &sub->given;
+
+    return sub->consumer.exclusive && ev_span_has(given, d->stream_seq, d->stored_ns);
 }
 
 /* It was settled here, but the broker does not know: it is told again. */
@@ -230,15 +249,14 @@ static bool take_in(evbus *bus, struct evbus_sub *sub, const struct ev_delivery 
     }
     if (!sub->settled.table)
         (void)ev_settled_init(&sub->settled, sub->o.inflight_max * SETTLED_PER_INFLIGHT);
-    if (d->stream_seq)
-        ev_span_add(&sub->span, d->stream_seq, d->stored_ns, in_a_row);
+    note_given(sub, d, in_a_row);
     if (sub->quiet) {
         ev_hand_back(bus, m);
         return true;
     }
     if (deliver_envelope(bus, m, now))
         return true;
-    ev_span_hand_back(&sub->span, d->stream_seq);
+    note_not_given(sub, d->stream_seq);
     (void)ev_tell(bus, sub, m->token, EV_SETTLE_NAK, EV_SEC);
     ev_held_free(bus, m);
     return true;

@@ -198,6 +198,7 @@ static void fence(evbus *bus, struct evbus_sub *sub, int64_t now)
     }
     ev_aggs_stop(bus, sub, true, now);
     ev_span_forget(&sub->span); /* it was given to us, and not settled by us */
+    ev_span_forget(&sub->given);
     ev_dispatch_gather(bus, sub, false, now);
     forget_unsettled(bus, sub);
     ev_sub_check_ended(sub);

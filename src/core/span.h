@@ -32,7 +32,7 @@ struct ev_span {
 
 /* A delivery came; before it is looked up. */
 void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row);
-/* It was taken in. `in_a_row`: as counted. */
+/* It was taken in. `in_a_row`: as counted; false: whatever it steps over is a hole. */
 void ev_span_add(struct ev_span *s, uint64_t seq, int64_t stored_ns, bool in_a_row);
 /* It was counted and not taken in: whatever comes next does not come in a row with what came before. */
 void ev_span_break(struct ev_span *s);

@@ -60,6 +60,7 @@ struct evbus_sub {
     struct ev_settled settled;  /* envelopes; made at the first message */
     struct ev_span span;        /* envelopes of a stream ... */
     const char *span_stream;    /* ... of this name */
+    struct ev_span given;       /* without what follows from the broker's count: only what came */
     uint64_t sequence_top;      /* nothing above it was ever delivered here: needs not be looked for */
     bool dismissed;             /* by evbus_unsubscribe, not by the bus's end */
     uint64_t left_back, left_dropped, left_unsettled; /* for the report */

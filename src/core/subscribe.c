@@ -460,6 +460,7 @@ static void adopt_on_loop(evbus *bus, struct ev_command *command)
     if (ev_load_acquire(&sub->stream) != sub->span_stream) {
         sub->span_stream = ev_load_acquire(&sub->stream);
         ev_span_forget(&sub->span); /* sequences of another stream */
+        ev_span_forget(&sub->given);
     }
     ev_dispatch_rebound(bus, sub);
 }

@@ -288,6 +288,40 @@ static void test_fault_refuses_settings_it_does_not_understand(void **state)
     refuse("clock_jump_every_ms=100", "clock_jump_every_ms", "100", "virtual clock");
 }
 
+/* An ack is lost, and far more is settled before the message comes again than is remembered one by one: all that was given
+ * to an EXCLUSIVE member and is not here was settled here. It is told again, and does not run after later ones. */
+static void test_fault_an_ack_lost_long_ago_runs_nothing_again(void **state)
+{
+    struct world w;
+    uint32_t acked = 0;
+
+    (void)state;
+    open_world(&w, "seed=5&lost_settle=0.02");
+    assert_int_equal(
+        evbus_subscribe_envelope(w.bus, TOPIC, handle, &w,
+                                 EVBUS_OPTS(evbus_sub_opts, .inflight_max = 32, .ack_wait_ms = 5000, .retry_min_ms = 1,
+                                            .retry_max_ms = 1, .attempts_max = EVBUS_FOREVER),
+                                 &w.sub),
+        EVBUS_OK);
+    for (int i = 0; i < 800; i++) {
+        publish(&w, i % AGGREGATES, 1 + i % VERSIONS);
+        turn(&w);
+    }
+    for (int i = 0; i < 200; i++) {
+        evbus_clock_advance(w.clock, 50);
+        turn(&w);
+    }
+    evbus_statistics s = {.struct_size = sizeof s};
+    assert_int_equal(evbus_stats(w.bus, &s), EVBUS_OK);
+    assert_in_range(s.redelivered, 8, 32); /* it bit */
+    assert_int_equal(s.duplicates_settled, s.redelivered);
+    for (int a = 0; a < AGGREGATES; a++)
+        for (int v = 1; v <= VERSIONS; v++)
+            acked += w.acked[a][v];
+    assert_int_equal(acked, 800);
+    close_world(&w);
+}
+
 /* What it does understand opens a bus, of any scheme that is there; others are not. */
 static void test_fault_opens_what_is_inside(void **state)
 {
@@ -308,6 +342,7 @@ int main(void)
         cmocka_unit_test(test_fault_opens_what_is_inside),
         cmocka_unit_test(test_fault_without_settings_does_nothing),
         cmocka_unit_test(test_fault_unsubscribe_ends_after_a_settlement_without_link),
+        cmocka_unit_test(test_fault_an_ack_lost_long_ago_runs_nothing_again),
         cmocka_unit_test(test_fault_replays_from_its_seed),
         cmocka_unit_test(test_fault_breaks_no_promise_of_the_core),
     };
