@@ -224,10 +224,10 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_RECONNECTING = 35,     /* an attempt to reconnect begins; count: which one since the link went down */
     EVBUS_EVENT_RECONNECT_FAILING = 36, /* reconnect_failures_max of them failed in a row; once per outage */
     EVBUS_EVENT_RECONNECT_GIVEN_UP =
-        37                    /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
-    EVBUS_EVENT_PARKED = 35,  /* what comes for an aggregate goes to the dead-letter topic (EVBUS_TAIL_PARK); without
+        37,                   /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
+    EVBUS_EVENT_PARKED = 38,  /* what comes for an aggregate goes to the dead-letter topic (EVBUS_TAIL_PARK); without
                                  aggregate: count of them have letters as this member becomes active */
-    EVBUS_EVENT_RELEASED = 36 /* no dead letter of it is left: it goes on */
+    EVBUS_EVENT_RELEASED = 39 /* no dead letter of it is left: it goes on */
 } evbus_event_kind;
 
 typedef struct evbus_event {

@@ -210,7 +210,7 @@ AT(evbus_tenant, pending, 24);
 AT(evbus_tenant, queued, 32);
 AT(evbus_tenant, taken, 40);
 
-SIZE(evbus_statistics, 456);
+SIZE(evbus_statistics, 472);
 AT(evbus_statistics, struct_size, 0);
 AT(evbus_statistics, publishes_accepted, 8);
 AT(evbus_statistics, publishes_stored, 16);
@@ -268,6 +268,8 @@ AT(evbus_statistics, fenced, 424);
 AT(evbus_statistics, unhandled, 432);
 AT(evbus_statistics, reconnect_attempts, 440);
 AT(evbus_statistics, reconnects_given_up, 448);
+AT(evbus_statistics, aggregates_parked, 456);
+AT(evbus_statistics, messages_parked, 464);
 
 SIZE(evbus_topic_statistics, 112);
 AT(evbus_topic_statistics, struct_size, 0);
@@ -556,6 +558,8 @@ VALUE(EVBUS_EVENT_UNHANDLED, 34);
 VALUE(EVBUS_EVENT_RECONNECTING, 35);
 VALUE(EVBUS_EVENT_RECONNECT_FAILING, 36);
 VALUE(EVBUS_EVENT_RECONNECT_GIVEN_UP, 37);
+VALUE(EVBUS_EVENT_PARKED, 38);
+VALUE(EVBUS_EVENT_RELEASED, 39);
 VALUE(EVBUS_EXCLUSIVE, 1);
 VALUE(EVBUS_SHARED, 2);
 VALUE(EVBUS_START_ALL, 1);
