@@ -12,6 +12,7 @@
 
 #define HISTORY_MAX 120
 #define PUBLISHERS 64
+#define AROUND 400 /* entries after a call that tell what became of it */
 
 /* ---- Verdict ----------------------------------------------------------------------------------------------------- */
 
@@ -317,7 +318,7 @@ static void match_stream(struct court *court)
         const struct publication *p = &court->publications[i];
         court->account->open += p->accepted && !p->outcome;
         if (p->outcome == TRUTH_STORED && !p->sequence)
-            court_broken(court, p->aggregate, court->count, "G1: a%u v%u was stored and is not in the stream",
+            court_broken(court, p->aggregate, p->called + AROUND, "G1: a%u v%u was stored and is not in the stream",
                          p->aggregate, p->version);
     }
     check_publishing_order(court);

@@ -42,8 +42,9 @@ static struct driver_opts options(uint64_t seed, bool shared)
     o.shared = shared;
     o.member_ttl_ms = TTL_MS;
     o.ack_wait_ms = shared ? 1000 : 30000;
-    o.handler_us = shared ? 6000 : 4000;
-    o.pause_us = shared ? 2000 : 3000;
+    o.aggregates = shared ? 8 : 4; /* about as much is published as they can handle: there is always something here */
+    o.handler_us = 6000;
+    o.pause_us = shared ? 2000 : 1000;
     o.backlog_max = 0; /* who publishes does not see what is handled */
     return o;
 }
@@ -73,18 +74,24 @@ static struct truth *begin(const struct driver_opts *all)
     return member;
 }
 
+/* It will bite: this one has some. */
+static bool holds_some(void *member)
+{
+    return atomic_load(&((struct truth *)member)->shared->held) > 2;
+}
+
+static void await_held(struct truth *member)
+{
+    assert_true(wait_until(holds_some, member, wait_patience_ms()));
+}
+
+/* It bit: the server waits for verdicts. */
 static void must_have_in_flight(void)
 {
     struct in_flight at = {0};
 
     assert_true(witness_consumer(&witness, &at));
-    assert_true(at.unacked > 0); /* it bites: messages are here and not settled */
-}
-
-/* It bites: this one has some. */
-static bool holds_some(void *member)
-{
-    return atomic_load(&((struct truth *)member)->shared->held) > 2;
+    assert_true(at.unacked > 0);
 }
 
 /* The other one handles; how long it took. */
@@ -152,7 +159,7 @@ static void roll(uint64_t seed, struct sums *sums)
         struct truth *next = come(&o);
         await_starts(active, 30 + driver_random(&rng) % 300);
         assert_int_equal(atomic_load(&next->shared->starts), 0);
-        must_have_in_flight();
+        await_held(active);
         const int64_t at = wait_now_ms();
         family_leave(&family, active);
         note_turn(sums, await_turn(next, at));
@@ -187,6 +194,7 @@ static void kill_active(uint64_t seed, struct sums *sums)
         struct truth *next = come(&o);
         await_starts(active, 30 + driver_random(&rng) % 500);
         assert_int_equal(atomic_load(&next->shared->starts), 0);
+        await_held(active);
         const int64_t at = wait_now_ms();
         family_kill(&family, active, SIGKILL);
         must_have_in_flight();
@@ -216,8 +224,7 @@ static void test_truth_members_active_one_killed(void **state)
 static void stop_active(uint64_t seed, struct sums *sums)
 {
     struct driver_opts o = options(seed, false);
-    o.aggregates = 2; /* and slow: long runs are with the workers when it sleeps */
-    o.handler_us = 6000;
+    o.aggregates = 2; /* long runs are with the workers when it sleeps */
     o.pause_us = 2000;
     struct truth_case c = {.name = "active member stopped", .turns = 3};
     struct truth *first = begin(&o), *second = come(&o);
@@ -225,6 +232,7 @@ static void stop_active(uint64_t seed, struct sums *sums)
 
     await_starts(first, 30 + driver_random(&rng) % 500);
     assert_int_equal(atomic_load(&second->shared->starts), 0);
+    await_held(first);
     const int64_t at = wait_now_ms();
     family_signal(&family, first, SIGSTOP);
     must_have_in_flight();
@@ -264,7 +272,7 @@ static void kill_shared(uint64_t seed, struct sums *sums)
 
     await_starts(second, 30 + driver_random(&rng) % 300);
     await_starts(first, 1); /* both have a share */
-    assert_true(wait_until(holds_some, second, wait_patience_ms()));
+    await_held(second);
     family_kill(&family, second, SIGKILL);
     struct truth *third = come(&o);
     await_starts(third, 30);
@@ -297,7 +305,7 @@ static void stop_shared(uint64_t seed, struct sums *sums)
     uint64_t rng = seed;
 
     await_starts(second, 30 + driver_random(&rng) % 300);
-    assert_true(wait_until(holds_some, second, wait_patience_ms()));
+    await_held(second);
     family_signal(&family, second, SIGSTOP);
     wait_out(o.ack_wait_ms + 300 + (uint32_t)(driver_random(&rng) % 300));
     await_starts(first, 100);
