@@ -99,7 +99,7 @@ static void break_things(struct torture *t, struct progress *progress)
         torture_settle(t);
         if (progress_due(progress))
             progress_show(progress, "%s, seed %" PRIu64 ": %" PRIu64 " published, %" PRIu64 " handled, %d s left",
-                          target_name(t), t->seed, atomic_load(&t->accepted), atomic_load(&t->finished),
+                          target_name(t), t->seed, atomic_load(&t->log.shared->accepted), atomic_load(&t->finished),
                           (int)((end - now_ns()) / 1000000000));
         if (now_ns() < next)
             continue;

@@ -44,16 +44,17 @@ enum torture_misfortune {
 
 struct torture_place; /* servers and proxies of our own */
 
-/* A bus of ours: the number tells its entries in the log from those of the one before. */
+/* A bus of ours: its entries in the log are told from those of the one before, as another process's. */
 struct torture_bus {
     evbus *bus;
-    uint16_t process;
+    struct truth truth;
 };
 
 struct torture_member {
     struct torture *t;
     evbus_sub *sub;
-    uint16_t process, number;
+    struct truth truth; /* of its bus */
+    uint16_t number;
 };
 
 struct torture {
@@ -69,7 +70,7 @@ struct torture {
     char problem[512]; /* what went wrong besides the judge's verdict; "": nothing */
 
     struct truth log;
-    uint16_t processes, members;
+    uint16_t processes;
 
     /* The desk */
     pthread_rwlock_t desk_lock; /* write: the bus is being replaced */
@@ -77,7 +78,6 @@ struct torture {
     pthread_t publishers[TORTURE_PUBLISHERS];
     uint32_t publishers_started;
     atomic_bool stop_publishing;
-    _Atomic(uint64_t) accepted, failed; /* failed: refused or unknown */
 
     /* The member */
     struct torture_bus shop;
@@ -101,19 +101,11 @@ uint64_t torture_random(uint64_t *rng);
 void torture_nap_us(uint32_t us);
 __attribute__((format(printf, 2, 3))) void torture_problem(struct torture *t, const char *format, ...);
 
-/* torture_log.c: entries of the log */
+/* torture_log.c: the log, in memory, and what became of each message */
 bool torture_log_open(struct torture *t);
 void torture_log_close(struct torture *t);
-void torture_log_member(struct torture_member *m);
-evbus_status torture_log_publish(struct torture *t, const struct torture_bus *bus, uint32_t publisher,
-                                 uint32_t aggregate, uint32_t version);
-/* Waits for the outcome; *ret_sequence is filled in when it is stored. */
-evbus_status torture_log_publish_wait(struct torture *t, const struct torture_bus *bus, uint32_t aggregate,
-                                      uint32_t version, uint64_t *ret_sequence);
 void torture_log_error(const evbus_receipt *receipt, void *torture); /* on_publish_error of the desk */
-void torture_log_start(struct torture_member *m, const evbus_msg *msg);
 void torture_log_verdict(struct torture_member *m, const evbus_msg *msg, evbus_verdict verdict);
-void torture_log_totals(struct torture *t, uint16_t process, const evbus_statistics *s);
 _Atomic(uint8_t) *torture_fate(struct torture *t, uint32_t aggregate, uint32_t version);
 
 /* torture_member.c, torture_desk.c: false: `problem` says why */

@@ -27,7 +27,7 @@ void torture_desk_close(struct torture *t)
         (void)evbus_shutdown(t->desk.bus, OUTCOMES_MS, NULL); /* every publish has its outcome after that */
         (void)evbus_stats(t->desk.bus, &s);
         evbus_close(t->desk.bus);
-        torture_log_totals(t, t->desk.process, &s);
+        truth_totals(&t->desk.truth, &s);
     }
     t->desk.bus = NULL;
     pthread_rwlock_unlock(&t->desk_lock);
@@ -35,7 +35,8 @@ void torture_desk_close(struct torture *t)
 
 static uint64_t backlog(struct torture *t)
 {
-    const uint64_t done = atomic_load(&t->finished) + atomic_load(&t->failed), all = atomic_load(&t->accepted);
+    const struct truth_shared *s = t->log.shared;
+    const uint64_t done = atomic_load(&t->finished) + atomic_load(&s->failed), all = atomic_load(&s->accepted);
 
     return all > done ? all - done : 0;
 }
@@ -62,7 +63,7 @@ static void *publish(void *arg)
             break;
         pthread_rwlock_rdlock(&t->desk_lock);
         if (t->desk.bus && backlog(t) < BACKLOG_MAX)
-            st = torture_log_publish(t, &t->desk, index, a, next[a] + 1);
+            st = truth_publish(&t->desk.truth, t->desk.bus, t->topic, index, a, next[a] + 1, EVBUS_NOWAIT);
         pthread_rwlock_unlock(&t->desk_lock);
         next[a] += st == EVBUS_OK; /* what was not accepted is published again */
         torture_nap_us(st == EVBUS_OK ? 1000000 * TORTURE_PUBLISHERS / TORTURE_RATE : 5000);

@@ -78,10 +78,11 @@ bool torture_bus_open(struct torture *t, struct torture_bus *bus, const char *ur
     evbus_opts o;
     evbus_status st;
 
-    bus->process = ++t->processes;
+    truth_as(&t->log, ++t->processes, &bus->truth);
     (void)snprintf(with_seed, sizeof with_seed, "%s", url);
     if (url == t->url && t->query)
-        (void)snprintf(with_seed, sizeof with_seed, "%s?seed=%" PRIu64 "%s", url, t->seed + bus->process, t->query);
+        (void)snprintf(with_seed, sizeof with_seed, "%s?seed=%" PRIu64 "%s", url, t->seed + bus->truth.process,
+                       t->query);
     bus_options(t, &o, desk);
     while ((st = evbus_open(with_seed, &o, &bus->bus)) == EVBUS_DISCONNECTED || st == EVBUS_TIMEOUT) {
         if (now_ns() > until || stop_asked())
@@ -113,7 +114,7 @@ static evbus_verdict handle(const evbus_msg *msg, void *ctx)
     uint64_t rng = m->t->seed ^ evbus_msg_sequence(msg) << 8 ^ evbus_msg_attempt(msg);
     const uint64_t n = torture_random(&rng), slow = torture_random(&rng);
 
-    torture_log_start(m, msg);
+    truth_start(&m->truth, m->number, msg);
     torture_nap_us((uint32_t)(slow % 500 == 0 ? 300000 : slow % 4000)); /* some hold their aggregate up for long */
     const evbus_verdict v = n % 1000 < 4 ? EVBUS_REJECT : n % 1000 < 50 ? EVBUS_RETRY : EVBUS_ACK;
     if (v == EVBUS_RETRY)
@@ -151,7 +152,7 @@ bool torture_member_come(struct torture *t)
 
     if (!m)
         return false;
-    *m = (struct torture_member){.t = t, .process = t->shop.process, .number = ++t->members};
+    *m = (struct torture_member){.t = t, .truth = t->shop.truth, .number = truth_member(&t->shop.truth)};
     evbus_sub_opts_init(&o);
     o.group = "torture";
     o.ack_wait_ms = t->target == TORTURE_CLUSTER ? 3000 : 1500;
@@ -162,7 +163,6 @@ bool torture_member_come(struct torture *t)
     t->ending = false;
     t->member = m;
     pthread_mutex_unlock(&t->mutex);
-    torture_log_member(m);
     while ((st = evbus_subscribe_envelope(t->shop.bus, t->topic, handle, m, &o, &m->sub)) != EVBUS_OK) {
         if (now_ns() > until || stop_asked()) /* no leader yet, a server that is down: it must work in the end */
             break;
@@ -188,6 +188,7 @@ void torture_member_leave(struct torture *t)
     stop_deferring(t);
     if (t->member->sub && evbus_unsubscribe(t->member->sub) != EVBUS_OK)
         torture_problem(t, "cannot unsubscribe: %s", evbus_error_detail());
+    truth_left(&t->member->truth, t->member->number);
     free(t->member);
     t->member = NULL;
 }
@@ -210,6 +211,8 @@ void torture_shop_close(struct torture *t)
             torture_problem(t, "the shutdown left %" PRIu64 " handlers running", report.total.handlers_running);
         evbus_close(t->shop.bus);
     }
+    if (t->member)
+        truth_left(&t->member->truth, t->member->number);
     t->shop.bus = NULL;
     free(t->member);
     t->member = NULL;

@@ -2,6 +2,8 @@
 /*
  * The truth about a run, and a judge who reads it afterwards.
  *
+ * Knows the public header only: `evbus torture` writes and judges with it too.
+ *
  * A log is written by one process: every publish call and how it ended, every handler start and verdict, the levels of
  * what is bounded. It is a mapped file of fixed entries, so that a process killed by SIGKILL loses nothing of what it
  * wrote. The judge takes the logs of all processes of a run, what the stream and the dead-letter stream held at the end,
@@ -67,11 +69,15 @@ struct truth_shared {
     _Atomic(uint64_t) calls, accepted, failed, starts, acked, delivered, redelivered, held, inflight, received, fenced;
 };
 
+/* Monotonic, and since 1970. */
+typedef void truth_time(const evbus_clock *clock, int64_t *ret_now_ns, int64_t *ret_wall_ns);
+
 struct truth {
     struct truth_shared *shared;
     struct truth_entry *entries;
-    const evbus_clock *clock; /* NULL: the system's */
-    const char *payload;      /* of publishes; NULL: a short one */
+    const evbus_clock *clock;
+    truth_time *time;    /* tells `clock`; NULL: the system's time */
+    const char *payload; /* of publishes; NULL: a short one */
     uint16_t process;
     _Atomic(uint32_t) members;
     _Atomic(uint64_t) held_most, publishes_most;
@@ -81,7 +87,9 @@ struct truth {
 /* ---- Writing ----------------------------------------------------------------------------------------------------- */
 
 /* path NULL: memory of this process. An existing file is taken as it is: that is how a parent reads. */
-bool truth_open(struct truth *t, const char *path, uint16_t process, uint32_t capacity, const evbus_clock *clock);
+bool truth_open(struct truth *t, const char *path, uint16_t process, uint32_t capacity);
+/* The same log, written by what counts as another process. `ret` is not closed; `t` outlives it. */
+void truth_as(const struct truth *t, uint16_t process, struct truth *ret);
 void truth_close(struct truth *t);
 void truth_clear(struct truth *t);
 
@@ -90,9 +98,9 @@ void truth_left(struct truth *t, uint16_t member);
 /* Takes down a call and how it returned. `publisher` numbers threads: calls of one are in order. */
 evbus_status truth_publish(struct truth *t, evbus *bus, const char *topic, uint32_t publisher, uint32_t aggregate,
                            uint32_t version, uint32_t timeout_ms);
-/* The same with evbus_publish_envelope_wait; what it refused counts as declined. */
+/* The same with evbus_publish_envelope_wait; what it refused counts as declined. ret_sequence, or NULL: where it is stored. */
 evbus_status truth_publish_wait(struct truth *t, evbus *bus, const char *topic, uint32_t publisher, uint32_t aggregate,
-                                uint32_t version, uint32_t timeout_ms);
+                                uint32_t version, uint32_t timeout_ms, uint64_t *ret_sequence);
 void truth_publish_error(const evbus_receipt *receipt, void *truth); /* evbus_opts.on_publish_error */
 void truth_start(struct truth *t, uint16_t member, const evbus_msg *msg);
 void truth_verdict(struct truth *t, uint16_t member, const evbus_msg *msg, evbus_verdict verdict);

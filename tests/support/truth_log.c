@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "truth.h"
 
-#include "base/clock.h"
-
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static size_t size_of(uint32_t capacity)
@@ -28,13 +27,12 @@ static bool map(struct truth *t, size_t size)
     return true;
 }
 
-bool truth_open(struct truth *t, const char *path, uint16_t process, uint32_t capacity, const evbus_clock *clock)
+bool truth_open(struct truth *t, const char *path, uint16_t process, uint32_t capacity)
 {
     struct stat was;
 
     memset(t, 0, sizeof *t);
     t->process = process;
-    t->clock = clock;
     t->fd = -1;
     if (path) {
         t->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -49,6 +47,17 @@ bool truth_open(struct truth *t, const char *path, uint16_t process, uint32_t ca
         return false;
     t->shared->capacity = capacity;
     return true;
+}
+
+void truth_as(const struct truth *t, uint16_t process, struct truth *ret)
+{
+    *ret = (struct truth){.shared = t->shared,
+                          .entries = t->entries,
+                          .clock = t->clock,
+                          .time = t->time,
+                          .payload = t->payload,
+                          .process = process,
+                          .fd = -1};
 }
 
 void truth_close(struct truth *t)
@@ -75,6 +84,14 @@ void truth_clear(struct truth *t)
 
 /* ---- Entries ----------------------------------------------------------------------------------------------------- */
 
+static int64_t read_clock(clockid_t id)
+{
+    struct timespec ts;
+
+    (void)clock_gettime(id, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
 /* The next free place, its times filled in; NULL: the log is full. Whoever takes one after another thread's entry was
  * written gets a later one. */
 static struct truth_entry *begin(struct truth *t)
@@ -85,8 +102,12 @@ static struct truth_entry *begin(struct truth *t)
         return NULL;
     struct truth_entry *e = &t->entries[n];
     e->process = t->process;
-    e->at_ns = ev_clock_now(t->clock);
-    e->wall_ns = ev_clock_wall(t->clock);
+    if (t->time) {
+        t->time(t->clock, &e->at_ns, &e->wall_ns);
+    } else {
+        e->at_ns = read_clock(CLOCK_MONOTONIC);
+        e->wall_ns = read_clock(CLOCK_REALTIME);
+    }
     return e;
 }
 
@@ -167,7 +188,7 @@ evbus_status truth_publish(struct truth *t, evbus *bus, const char *topic, uint3
 }
 
 evbus_status truth_publish_wait(struct truth *t, evbus *bus, const char *topic, uint32_t publisher, uint32_t aggregate,
-                                uint32_t version, uint32_t timeout_ms)
+                                uint32_t version, uint32_t timeout_ms, uint64_t *ret_sequence)
 {
     evbus_receipt receipt = {.struct_size = sizeof receipt};
     struct call c;
@@ -183,6 +204,8 @@ evbus_status truth_publish_wait(struct truth *t, evbus *bus, const char *topic, 
     publication(t, TRUTH_ACCEPTED, publisher, aggregate, version, st, 0);
     publication(t, st == EVBUS_OK ? TRUTH_STORED : TRUTH_UNKNOWN, publisher, aggregate, version, st, receipt.sequence);
     atomic_fetch_add(&t->shared->accepted, 1);
+    if (ret_sequence && st == EVBUS_OK)
+        *ret_sequence = receipt.sequence;
     return st;
 }
 

@@ -188,7 +188,7 @@ static void *publish(void *arg)
         const uint32_t aggregate = at * d->o.publishers + p->index;
         const uint32_t version = d->o.first_version + versions[at] + 1;
         if (d->o.waits)
-            st = truth_publish_wait(d->truth, d->bus, d->o.topic, p->index, aggregate, version, 0);
+            st = truth_publish_wait(d->truth, d->bus, d->o.topic, p->index, aggregate, version, 0, NULL);
         else
             st = truth_publish(d->truth, d->bus, d->o.topic, p->index, aggregate, version,
                                d->o.in_flood ? EVBUS_NOWAIT : 50);
@@ -477,7 +477,7 @@ int driver_main(int argc, char **argv)
     const struct driver_opts o = read_words(argv + 2);
 
     (void)argc;
-    if (!truth_open(&t, argv[2], (uint16_t)strtoul(argv[5], NULL, 10), DRIVER_LOG, NULL))
+    if (!truth_open(&t, argv[2], (uint16_t)strtoul(argv[5], NULL, 10), DRIVER_LOG))
         return 1;
     if (!driver_start(&d, &o, &t)) {
         atomic_store(&t.shared->state, DRIVER_FAILED);

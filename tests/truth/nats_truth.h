@@ -215,7 +215,7 @@ static inline struct truth *family_child(struct family *f, struct driver_opts *o
 
     assert_true(f->count < CHILDREN);
     (void)snprintf(log, sizeof log, "%s/%zu", f->dir, f->count);
-    assert_true(truth_open(&f->logs[f->count], log, (uint16_t)(f->count + 1), DRIVER_LOG, NULL));
+    assert_true(truth_open(&f->logs[f->count], log, (uint16_t)(f->count + 1), DRIVER_LOG));
     o->first_version = (uint32_t)f->count * 1000000u;
     f->pids[f->count] = driver_fork(log, (uint16_t)(f->count + 1), o);
     assert_true(f->pids[f->count] > 0);

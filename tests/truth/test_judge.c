@@ -24,7 +24,7 @@ static int set_up(void **state)
     trial.logs = logs;
     trial.log_count = 2;
     now = SECOND;
-    return truth_open(&logs[0], NULL, 1, 64, NULL) && truth_open(&logs[1], NULL, 2, 64, NULL) ? 0 : -1;
+    return truth_open(&logs[0], NULL, 1, 64) && truth_open(&logs[1], NULL, 2, 64) ? 0 : -1;
 }
 
 static int tear_down(void **state)

@@ -72,7 +72,7 @@ static void test_truth_mem_keeps_every_promise(void **state)
     const uint64_t seed = driver_seed(1);
 
     (void)state;
-    assert_true(truth_open(&log, NULL, 1, DRIVER_LOG, NULL));
+    assert_true(truth_open(&log, NULL, 1, DRIVER_LOG));
     for (uint32_t i = 0; i < driver_points(3); i++)
         run(seed + i, &log, &total);
     truth_close(&log);

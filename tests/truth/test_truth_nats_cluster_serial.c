@@ -13,7 +13,7 @@ static int set_up(void **state)
 {
     (void)state;
     const uint32_t entries = DRIVER_LOG / 4 * driver_points(4); /* a point takes long here */
-    return nats_cluster_start(&cluster) && truth_open(&truth, NULL, 1, entries, NULL) ? 0 : -1;
+    return nats_cluster_start(&cluster) && truth_open(&truth, NULL, 1, entries) ? 0 : -1;
 }
 
 static int tear_down(void **state)

@@ -19,7 +19,7 @@ static int set_up(void **state)
     if (!nats_server_start(&server, TRUTH_JETSTREAM))
         return -1;
     proxy = proxy_open(server.port);
-    return proxy && truth_open(&truth, NULL, 1, DRIVER_LOG, NULL) ? 0 : -1;
+    return proxy && truth_open(&truth, NULL, 1, DRIVER_LOG) ? 0 : -1;
 }
 
 static int tear_down(void **state)
@@ -96,7 +96,7 @@ static void stand_still(uint64_t seed, uint32_t count)
     o.heartbeat_ms = 60000;                                         /* only the deadlines end it */
     o.publish_inflight_max = 8192;
     begin(&o);
-    assert_int_equal(truth_publish_wait(&truth, driver.bus, o.topic, 0, 1, last, 5000), EVBUS_OK);
+    assert_int_equal(truth_publish_wait(&truth, driver.bus, o.topic, 0, 1, last, 5000, NULL), EVBUS_OK);
     proxy_after(proxy, PROXY_TO_SERVER, 0, PROXY_STALL);
     proxy_after(proxy, PROXY_TO_CLIENT, 0, PROXY_STALL); /* no word of the server may close our socket */
     assert_int_equal(publish(++last, EVBUS_NOWAIT), EVBUS_OK);
@@ -112,7 +112,7 @@ static void stand_still(uint64_t seed, uint32_t count)
     proxy_resume(proxy, PROXY_TO_SERVER);
     evbus_status st;
     do { /* a session that answers; what was ahead of it on the old one is forwarded before */
-        st = truth_publish_wait(&truth, driver.bus, o.topic, 0, 1, ++last, 1000);
+        st = truth_publish_wait(&truth, driver.bus, o.topic, 0, 1, ++last, 1000, NULL);
         proxy_resume(proxy, PROXY_TO_CLIENT);
     } while (st != EVBUS_OK);
     const struct truth_account a = judge(o.seed, "bytes that stand still", 60000);

@@ -19,7 +19,7 @@ static int set_up(void **state)
     if (!nats_server_start(&server, TRUTH_JETSTREAM))
         return -1;
     proxy = proxy_open(server.port);
-    return proxy && truth_open(&truth, NULL, 1, DRIVER_LOG, NULL) ? 0 : -1;
+    return proxy && truth_open(&truth, NULL, 1, DRIVER_LOG) ? 0 : -1;
 }
 
 static int tear_down(void **state)
