@@ -226,6 +226,7 @@ static void end_session(struct ev_nats *st)
     ev_nats_lanes_end(st);
     ev_nats_requests_down(st);
     st->session = NULL;
+    st->more = st->dropped = false; /* nothing to do until there is another one */
     ev_nats_session_free(s);
     enum ev_nats_ending ending = EV_NATS_ENDED_WELL;
     if (cause == EVBUS_AUTH || cause == EVBUS_DENIED)

@@ -97,6 +97,7 @@ struct ev_nats_session *ev_nats_session_new(struct ev_nats_keeper *keeper, const
 
     if (!s)
         return NULL;
+    s->fd = s->close_fd = -1;
     s->server = ev_calloc(1, sizeof *s->server);
     if (!s->server || !ev_nats_server_copy(s->server, server)) {
         ev_nats_session_free(s);
@@ -104,7 +105,6 @@ struct ev_nats_session *ev_nats_session_new(struct ev_nats_keeper *keeper, const
     }
     s->keeper = keeper;
     s->tls = tls;
-    s->fd = s->close_fd = -1;
     s->id = ev_add_relaxed(&last, 1) + 1; /* unique is enough */
     return s;
 }

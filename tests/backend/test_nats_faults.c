@@ -28,6 +28,12 @@ static void test_nats_survives_killed_servers(void **state)
     finish_traffic(&f, h, &t);
 }
 
+static void note_rest(struct host *h, void *arg)
+{
+    if (!h->st->session)
+        *(int64_t *)arg = h->ops->due(h->st) - ev_clock_now(NULL);
+}
+
 /* A stopped server keeps its connections open: only the heartbeat tells. */
 static void test_nats_notices_a_stopped_server(void **state)
 {
@@ -48,6 +54,9 @@ static void test_nats_notices_a_stopped_server(void **state)
     assert_non_null(strstr(h->down_text, "heartbeat"));
     assert_true(took < 1500 * EV_MS);
     assert_true(await(h, 5000, h->failures > 0)); /* it tries, and is not answered */
+    int64_t rest = EV_SEC;
+    host_run(h, note_rest, &rest);
+    assert_true(rest > EV_MS); /* and the loop sleeps meanwhile */
     nats_server_signal(&f.server, SIGCONT);
     assert_true(await(h, 10000, h->up));
     finish_traffic(&f, h, &t);
