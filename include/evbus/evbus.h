@@ -224,10 +224,12 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_RECONNECTING = 35,     /* an attempt to reconnect begins; count: which one since the link went down */
     EVBUS_EVENT_RECONNECT_FAILING = 36, /* reconnect_failures_max of them failed in a row; once per outage */
     EVBUS_EVENT_RECONNECT_GIVEN_UP =
-        37,                   /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
-    EVBUS_EVENT_PARKED = 38,  /* what comes for an aggregate goes to the dead-letter topic (EVBUS_TAIL_PARK); without
+        37,                    /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
+    EVBUS_EVENT_PARKED = 38,   /* what comes for an aggregate goes to the dead-letter topic (EVBUS_TAIL_PARK); without
                                  aggregate: count of them have letters as this member becomes active */
-    EVBUS_EVENT_RELEASED = 39 /* no dead letter of it is left: it goes on */
+    EVBUS_EVENT_RELEASED = 39, /* no dead letter of it is left: it goes on */
+    EVBUS_EVENT_BREAKER_OPEN = 40,  /* count: handler runs that failed in a row; said once until it is closed */
+    EVBUS_EVENT_BREAKER_CLOSED = 41 /* a message got through */
 } evbus_event_kind;
 
 typedef struct evbus_event {
@@ -440,6 +442,9 @@ typedef struct evbus_sub_opts {
     uint32_t tail;                 /* evbus_tail */
     uint32_t parked_max;           /* aggregates parked at a time; the next one's message stays and waits, with
                                       EVBUS_EVENT_DEAD_LETTER_FAILED; at most 8192; 0: 1024 */
+    uint32_t breaker_failures; /* circuit breaker, see evbus_sub_breaker: so many runs in a row that ended in a retry or
+                                      are overdue open it; envelopes only; 0: there is none */
+    uint32_t breaker_open_ms;  /* then one message tries; at least 10; 0: 10000 */
 } evbus_sub_opts;
 
 typedef struct evbus_topic_opts {
@@ -901,6 +906,9 @@ typedef struct evbus_statistics {
     /* EVBUS_TAIL_PARK */
     uint64_t aggregates_parked; /* now */
     uint64_t messages_parked;   /* of dead_lettered: behind another one of their aggregate */
+    /* circuit breakers of subscriptions */
+    uint64_t breaker_opens; /* times that one opened */
+    uint64_t breakers_open; /* now: open or half open */
 } evbus_statistics;
 
 /** Threads: any.  Blocks: no.  Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */

@@ -167,7 +167,9 @@ typedef enum evbus_health_reason {
     EVBUS_HEALTH_SENDER_FAILS = 1 << 11,   /* evbus_health_publisher */
     EVBUS_HEALTH_PEER_MISSED = 1 << 12,    /* evbus_health_subscriber */
     /* not live either */
-    EVBUS_HEALTH_GIVEN_UP = 1 << 13 /* reconnecting was given up (reconnect_attempts_max) */
+    EVBUS_HEALTH_GIVEN_UP = 1 << 13, /* reconnecting was given up (reconnect_attempts_max) */
+    /* as the middle ones: ready, but not all gets through */
+    EVBUS_HEALTH_BREAKER_OPEN = 1 << 14 /* a subscription's circuit breaker is not closed */
 } evbus_health_reason;
 
 typedef struct evbus_health_report {
@@ -285,6 +287,26 @@ EVBUS_API evbus_status evbus_health_subscriber_stop(evbus *bus);
 
 /** Threads: any. Blocks: no. Also when it does not run. Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */
 EVBUS_API evbus_status evbus_health_subscriber_read(evbus *bus, evbus_health_subscriber_stats *ret);
+
+/* ---- Circuit breakers -------------------------------------------------------------------------------------------- */
+
+typedef enum evbus_breaker_state {
+    EVBUS_BREAKER_CLOSED = 0,   /* all is well, or it has no breaker */
+    EVBUS_BREAKER_OPEN = 1,     /* nothing starts, nothing is pulled */
+    EVBUS_BREAKER_HALF_OPEN = 2 /* one message tries */
+} evbus_breaker_state;
+
+/**
+ * The state of a subscription's circuit breaker (evbus_sub_opts.breaker_failures): for handlers that fail because something
+ * they need is away, so that they do not use up the attempts of everything that waits. Closed: all run. Open, for
+ * breaker_open_ms: nothing of it starts, nothing is pulled; what is here keeps its place and its lease. Half open: one
+ * message runs; ACK and REJECT close the breaker, a retry or being overdue opens it again. Runs that were under way when
+ * it opened end as always. Each try uses up an attempt of its message: give attempts_max room, or EVBUS_FOREVER.
+ * For publishing the gate of a topic does the same (EVBUS_EVENT_GATE_CLOSED).
+ *
+ * Threads: any, until evbus_unsubscribe or evbus_close.  Blocks: no.  Returns: the state; closed for NULL
+ */
+EVBUS_API evbus_breaker_state evbus_sub_breaker(const evbus_sub *sub);
 
 /* ---- Backlog ----------------------------------------------------------------------------------------------------- */
 

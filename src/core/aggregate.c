@@ -344,17 +344,22 @@ static struct ev_job *hand_out(evbus *bus, struct ev_job *job)
 {
     struct ev_agg *agg = (struct ev_agg *)((char *)job - offsetof(struct ev_agg, job));
     evbus_msg *head = agg->head, *last = NULL;
-    const uint32_t most = run_length(agg);
+    struct evbus_sub *sub = agg->sub;
+    uint32_t most = run_length(agg);
+    bool probe;
 
     agg->state = EV_AGG_IDLE;
-    if (!may_start(bus, agg->sub) || (agg->sub->o.rate_per_s && !ev_rate_run(agg, ev_now(bus)))) {
+    if (!may_start(bus, sub) || !ev_breaker_lets(sub) || (sub->o.rate_per_s && !ev_rate_run(agg, ev_now(bus)))) {
         ev_agg_next(bus, agg, ev_now(bus)); /* it waits, or is freed */
         return NULL;
     }
+    if ((probe = ev_breaker_probe(sub)))
+        most = 1;
     for (uint32_t n = 0; n < most && agg->head && !agg->head->doomed && agg->head->phase == EV_MSG_QUEUED; n++) {
         last = agg->head;
         agg->head = last->next;
         last->phase = EV_MSG_OUT;
+        last->probe = probe;
         last->delivery_count = last->deliveries;
         last->attempt++;
         ev_store_relaxed(&last->started_ns, 0); /* published by D1, as the next two */
@@ -362,11 +367,12 @@ static struct ev_job *hand_out(evbus *bus, struct ev_job *job)
         ev_store_relaxed(&last->defer, 0);
         agg->count--;
         agg->out++;
-        agg->sub->out++;
+        sub->out++;
         bus->in.out++;
     }
     if (!last) {
         ev_agg_next(bus, agg, ev_now(bus));
+        ev_breaker_judge(bus, sub, probe, false, false, ev_now(bus));
         return NULL;
     }
     last->next = NULL;
@@ -402,6 +408,8 @@ void ev_agg_next(evbus *bus, struct ev_agg *agg, int64_t now)
         ev_letter_start(bus, m);
         return;
     }
+    if (!ev_breaker_lets(agg->sub)) /* breaker.c comes back to it */
+        return;
     agg->state = EV_AGG_READY;
     ev_loop_runnable(bus, &agg->job);
 }

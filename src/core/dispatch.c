@@ -16,6 +16,7 @@ evbus_status ev_dispatch_init(evbus *bus)
     evbus_status st = ev_ring_init(&bus->in.done, bus->cfg.o.held_max * 2);
 
     bus->in.tick = TICK_MAX;
+    bus->in.breaker_due = EV_NEVER;
     if (st != EVBUS_OK || (st = ev_held_init(bus)) != EVBUS_OK)
         return st;
     return ev_aggs_init(bus);
@@ -392,6 +393,8 @@ static void came_back(evbus *bus, evbus_msg *m, int64_t now)
 {
     struct evbus_sub *sub = m->sub;
     struct ev_agg *agg = m->agg;
+    const bool probe = m->probe, failed = m->verdict == EVBUS_RETRY;
+    const bool counts = m->verdict != EV_VERDICT_NOT_RUN && !m->abandoned && !m->gone && !m->fenced;
 
     sub->out--;
     bus->in.out--;
@@ -414,6 +417,7 @@ static void came_back(evbus *bus, evbus_msg *m, int64_t now)
             ev_agg_next(bus, agg, now);
         }
     }
+    ev_breaker_judge(bus, sub, probe, counts, failed, now);
     ev_sub_check_ended(sub);
 }
 
@@ -445,6 +449,8 @@ static void overdue(evbus *bus, evbus_msg *m)
                    m->sub->o.handler_timeout_ms, (unsigned long long)m->stream_seq);
     ev_event(bus, EVBUS_EVENT_HANDLER_OVERDUE, EVBUS_TIMEOUT, 1, m->topic, m->sub->group, m->agg ? m->agg->id : "",
              text);
+    ev_breaker_judge(bus, m->sub, m->probe, true, true, ev_now(bus));
+    m->probe = false;
     if (!m->agg || m->sub->o.on_overdue != EVBUS_OVERDUE_DEAD_LETTER)
         return;
     /* The handler keeps the message's memory; the aggregate goes on without it once its letter is stored. */
@@ -490,6 +496,7 @@ bool ev_dispatch_turn(evbus *bus, int64_t now)
     bool busy = take_done(bus, now);
 
     busy |= ev_aggs_wake(bus, now);
+    busy |= ev_breaker_turn(bus, now);
     while (bus->in.given_up) {
         evbus_msg *m = bus->in.given_up;
         bus->in.given_up = m->given_up;
@@ -506,6 +513,8 @@ int64_t ev_dispatch_due(const evbus *bus)
 
     if (bus->in.held_count && bus->in.next_tick < due)
         due = bus->in.next_tick;
+    if (bus->in.breaker_due < due)
+        due = bus->in.breaker_due;
     return due;
 }
 
@@ -517,7 +526,8 @@ static void room_of(evbus *bus, const struct evbus_sub *sub, struct ev_room *roo
     const uint32_t share = bus->cfg.o.held_max / (d->attached_count ? d->attached_count : 1);
     const uint32_t limit = share == 0 ? 1 : share < sub->o.inflight_max ? share : sub->o.inflight_max;
     const bool full = d->held_count >= bus->cfg.o.held_max || d->held_bytes >= bus->cfg.o.held_bytes_max;
-    const bool closed = full || sub->stalled || sub->held_bytes >= sub->o.inflight_bytes_max;
+    const bool closed = full || sub->stalled || ev_load_relaxed(&sub->breaker.state) == EVBUS_BREAKER_OPEN ||
+                        sub->held_bytes >= sub->o.inflight_bytes_max;
 
     d->famine = d->famine || full;
     room->msgs = closed || sub->held >= limit ? 0 : limit - sub->held;

@@ -81,8 +81,9 @@ struct ev_dispatch {
     int64_t next_tick;          /* leases, overdue handlers */
     int64_t tick;               /* their step: from the shortest ack wait */
     int64_t next_overdue;
-    bool famine;    /* somebody got no room because the whole bus was full */
-    bool suspended; /* EXCLUSIVE subscriptions neither start nor settle anything: the right to it is in doubt */
+    int64_t breaker_due; /* when the next breaker opens halfway */
+    bool famine;         /* somebody got no room because the whole bus was full */
+    bool suspended;      /* EXCLUSIVE subscriptions neither start nor settle anything: the right to it is in doubt */
 };
 
 evbus_status ev_dispatch_init(evbus *bus);

@@ -56,6 +56,8 @@ static const struct {
     [EVBUS_EVENT_RECONNECT_GIVEN_UP] = {"reconnecting given up", EVBUS_LOG_ERROR},
     [EVBUS_EVENT_PARKED] = {"parked", EVBUS_LOG_WARN},
     [EVBUS_EVENT_RELEASED] = {"released", EVBUS_LOG_INFO},
+    [EVBUS_EVENT_BREAKER_OPEN] = {"breaker open", EVBUS_LOG_WARN},
+    [EVBUS_EVENT_BREAKER_CLOSED] = {"breaker closed", EVBUS_LOG_INFO},
 };
 
 static struct ev_event_entry *take(evbus *bus)

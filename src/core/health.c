@@ -103,6 +103,9 @@ static void look_at_sub(evbus *bus, const struct evbus_sub *sub, evbus_health_re
         note(r, EVBUS_HEALTH_STALLED, "topic '%s' group '%s': %" PRIu32 " messages wait behind failing ones", topic,
              group, sub->waiting);
     }
+    if (ev_load_relaxed(&sub->breaker.state) != EVBUS_BREAKER_CLOSED) /* own field */
+        note(r, EVBUS_HEALTH_BREAKER_OPEN, "topic '%s' group '%s': its handler fails, and its breaker is open", topic,
+             group);
     if (silent != EV_NEVER) {
         r->silent++;
         note(r, EVBUS_HEALTH_CONSUMER_SILENT,

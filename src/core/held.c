@@ -187,7 +187,7 @@ evbus_msg *ev_held_new(evbus *bus, const struct ev_delivery *d, int64_t now)
     m->lease_ns = now;
     m->ordinal = ++in->ordinal;
     m->phase = EV_MSG_QUEUED;
-    m->doomed = m->tail = m->overdue = m->abandoned = m->gone = m->fenced = false;
+    m->probe = m->doomed = m->tail = m->overdue = m->abandoned = m->gone = m->fenced = false;
     m->cause = NULL;
     m->retry_after_ms = 0;
     ev_store_relaxed(&m->started_ns, 0); /* own field until handed to a worker */

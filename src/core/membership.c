@@ -232,6 +232,7 @@ void ev_dispatch_forget(evbus *bus, struct evbus_sub *sub)
     struct evbus_sub **link = &bus->in.attached;
 
     end_standby(bus, sub);
+    ev_breaker_forget(bus, sub);
     while (*link && *link != sub)
         link = &(*link)->next_attached;
     if (*link)

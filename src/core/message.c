@@ -79,6 +79,8 @@ static bool claim(evbus_msg *m, int64_t now)
     if (m->sub->consumer.exclusive && now >= ev_load_acquire(&m->bus->rights_until) && /* D10 */
         !EV_BUG(EV_BUG_RIGHT_FORGOTTEN))
         return false;
+    if (ev_load_relaxed(&m->sub->breaker.state) != EVBUS_BREAKER_CLOSED && !m->probe) /* hint: breaker.h */
+        return false;
     return !ev_load_acquire(&m->sub->stop) && ev_cas_acqrel(&m->claim, &seen, EV_CLAIM_WORKER); /* D6 */
 }
 

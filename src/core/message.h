@@ -56,6 +56,7 @@ struct evbus_msg {
     bool doomed;             /* goes to the dead-letter topic instead of a handler ... */
     bool tail;               /* ... because its aggregate is parked: tail.h */
     bool overdue;            /* reported */
+    bool probe;              /* it decides about its subscription's breaker: D1 */
     bool abandoned;          /* overdue and dead-lettered: its verdict will be ignored */
     bool gone;               /* settled while a worker still has it */
     bool fenced;             /* another member has it now: it is not settled here */

@@ -46,6 +46,8 @@ static void read_consuming(const evbus *bus, evbus_statistics *r)
     r->fenced = N(fenced);
     r->aggregates_parked = N(aggregates_parked);
     r->messages_parked = N(messages_parked);
+    r->breaker_opens = N(breaker_opens);
+    r->breakers_open = N(breakers_open);
     r->held = N(held);
     r->held_bytes = N(held_bytes);
     r->handlers_running = N(running);

@@ -3,6 +3,7 @@
 #ifndef EV_CORE_SUB_H
 #define EV_CORE_SUB_H
 
+#include "core/breaker.h"
 #include "core/bus.h"
 #include "core/settled.h"
 #include "core/span.h"
@@ -55,6 +56,7 @@ struct evbus_sub {
     bool letters_fail; /* reported: the dead-letter topic does not take them */
     bool standing_by;  /* reported: another member is active */
     struct ev_tail tail;
+    struct ev_breaker breaker;
     struct evbus_sub *next_attached, *next_dirty;
     evbus_msg *oldest, *newest; /* by lease time */
     struct ev_settled settled;  /* envelopes; made at the first message */

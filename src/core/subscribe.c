@@ -72,6 +72,7 @@ static void fill_defaults(evbus_sub_opts *o)
     FILL(timeout_ms, 5000);
     FILL(tail, EVBUS_TAIL_PASS);
     FILL(parked_max, 1024);
+    FILL(breaker_open_ms, 10000);
 #undef FILL
 }
 
@@ -303,7 +304,7 @@ static evbus_status subscribe(evbus *bus, const char *topic, evbus_handler fn, v
         return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.rate_per_s: plain messages would only be lost later");
     if (o.on_unhandled == EVBUS_UNHANDLED_ACK && (!envelope || o.fanout))
         return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.on_unhandled: only a group's envelopes wait for a handler");
-    if ((st = ev_tail_check(&o, envelope)) != EVBUS_OK)
+    if ((st = ev_tail_check(&o, envelope)) != EVBUS_OK || (st = ev_breaker_check(&o, envelope)) != EVBUS_OK)
         return st;
     const char *letters = o.dead_letter_topic;
     if ((st = sub_new(bus, topic, &o, &sub)) != EVBUS_OK)

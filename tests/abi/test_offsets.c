@@ -128,7 +128,7 @@ AT(evbus_pub_opts, key, 24);
 AT(evbus_pub_opts, timeout_ms, 32);
 AT(evbus_pub_opts, receipt, 36);
 
-SIZE(evbus_sub_opts, 128);
+SIZE(evbus_sub_opts, 136);
 AT(evbus_sub_opts, struct_size, 0);
 AT(evbus_sub_opts, group, 8);
 AT(evbus_sub_opts, dead_letter_topic, 16);
@@ -157,6 +157,8 @@ AT(evbus_sub_opts, rate_burst, 112);
 AT(evbus_sub_opts, on_unhandled, 116);
 AT(evbus_sub_opts, tail, 120);
 AT(evbus_sub_opts, parked_max, 124);
+AT(evbus_sub_opts, breaker_failures, 128);
+AT(evbus_sub_opts, breaker_open_ms, 132);
 
 SIZE(evbus_topic_opts, 96);
 AT(evbus_topic_opts, struct_size, 0);
@@ -210,7 +212,7 @@ AT(evbus_tenant, pending, 24);
 AT(evbus_tenant, queued, 32);
 AT(evbus_tenant, taken, 40);
 
-SIZE(evbus_statistics, 472);
+SIZE(evbus_statistics, 488);
 AT(evbus_statistics, struct_size, 0);
 AT(evbus_statistics, publishes_accepted, 8);
 AT(evbus_statistics, publishes_stored, 16);
@@ -270,6 +272,8 @@ AT(evbus_statistics, reconnect_attempts, 440);
 AT(evbus_statistics, reconnects_given_up, 448);
 AT(evbus_statistics, aggregates_parked, 456);
 AT(evbus_statistics, messages_parked, 464);
+AT(evbus_statistics, breaker_opens, 472);
+AT(evbus_statistics, breakers_open, 480);
 
 SIZE(evbus_topic_statistics, 112);
 AT(evbus_topic_statistics, struct_size, 0);
@@ -560,6 +564,8 @@ VALUE(EVBUS_EVENT_RECONNECT_FAILING, 36);
 VALUE(EVBUS_EVENT_RECONNECT_GIVEN_UP, 37);
 VALUE(EVBUS_EVENT_PARKED, 38);
 VALUE(EVBUS_EVENT_RELEASED, 39);
+VALUE(EVBUS_EVENT_BREAKER_OPEN, 40);
+VALUE(EVBUS_EVENT_BREAKER_CLOSED, 41);
 VALUE(EVBUS_EXCLUSIVE, 1);
 VALUE(EVBUS_SHARED, 2);
 VALUE(EVBUS_START_ALL, 1);
@@ -601,6 +607,10 @@ VALUE(EVBUS_HEALTH_OVERDUE, 1024);
 VALUE(EVBUS_HEALTH_SENDER_FAILS, 2048);
 VALUE(EVBUS_HEALTH_PEER_MISSED, 4096);
 VALUE(EVBUS_HEALTH_GIVEN_UP, 8192);
+VALUE(EVBUS_HEALTH_BREAKER_OPEN, 16384);
+VALUE(EVBUS_BREAKER_CLOSED, 0);
+VALUE(EVBUS_BREAKER_OPEN, 1);
+VALUE(EVBUS_BREAKER_HALF_OPEN, 2);
 VALUE(EVBUS_BACKLOG_SUBSCRIBER, 1);
 VALUE(EVBUS_BACKLOG_PUBLISHER, 2);
 

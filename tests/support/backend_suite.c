@@ -322,6 +322,7 @@ static const struct theme {
     {"backlog", suite_backlog_cases},
     {"member", suite_member_cases},
     {"tail", suite_tail_cases},
+    {"breaker", suite_breaker_cases},
 };
 
 static evbus_verdict acknowledge(const evbus_msg *msg, void *ctx)
