@@ -10,7 +10,7 @@ configure = cmake --preset $(1) --log-level=WARNING
 build = $(call configure,$(1)) && cmake --build --preset $(1) -j $(JOBS) $(2)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo check check-san check-mutants check-long bench soak install format tidy clean help deps deps-check
+.PHONY: all demo check check-san check-mutants check-debian13 check-long bench soak install format tidy clean help deps deps-check
 
 all: deps ## build the library, the command and the examples: build/release
 	$(call build,release)
@@ -32,7 +32,10 @@ check-mutants: deps-check ## the tests find mistakes made on purpose (a few minu
 	$(call configure,mutants)
 	tools/check-mutants.sh build/mutants
 
-check-long: deps-check ## long tests, half an hour of fuzzing, every unit test 100 times under ThreadSanitizer (hours)
+check-debian13: ## `make demo` and `make check` in a fresh Debian 13: nats-server 2.10, a later libnats (needs root)
+	tools/check-debian.sh trixie build/debian13
+
+check-long: deps-check check-debian13 ## Debian 13, long tests, fuzzing, every unit test 100 times under ThreadSanitizer (hours)
 	$(call build,long)
 	$(CTEST) --preset long
 	$(call build,tsan)

@@ -48,6 +48,8 @@ if [ "$want" = check ]; then
     package "clang-format-14|clang-format"
     package "universal-ctags"
     package "libcmocka-dev"
+    package "zlib1g-dev" # these two: Debian 13's libcrypto.pc names them for static linking (check-package.sh)
+    package "libzstd-dev"
     compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || command_from initdb "postgresql"
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0

@@ -307,7 +307,7 @@ static void complain(struct ev_nats *st, struct ev_nats_binding *b, uint32_t cod
         return;
     b->complained = true;
     ev_log(st->log, EVBUS_LOG_WARN, "nats", "a pull for consumer '%s' of stream '%s' was refused: %" PRIu32 " %s",
-           b->consumer, b->stream, code, code == 503 && !*text ? "nobody answers on the JetStream API" : text);
+           b->consumer, b->stream, code, code == 503 && !*text ? "nobody answers" : text);
 }
 
 /* The consumer's own limits are found by halving what we ask for. */
@@ -403,8 +403,8 @@ void ev_nats_pull_status(struct ev_nats *st, natsMsg *msg, const char *rest)
         ended(st, b, pull, msg, (uint32_t)code, text);
 }
 
-/* A 503 does not say to what: libnats swallows the message. It comes when nobody serves the API, so to every pull that
- * was sent lately. */
+/* A 503 does not say to what: libnats swallows the message. It comes when nobody serves the API, and from 2.10 on also
+ * when the consumer is gone: so to every pull that was sent lately, and the consumer is asked for. */
 void ev_nats_pull_unanswered(struct ev_nats *st, struct ev_nats_bucket *k)
 {
     for (struct ev_nats_binding *b = k->first; b; b = b->next) {
@@ -413,6 +413,7 @@ void ev_nats_pull_unanswered(struct ev_nats *st, struct ev_nats_bucket *k)
         ev_nats_pull_reset(b);
         complain(st, b, 503, "");
         ev_nats_pull_back_off(st, b);
+        ev_nats_pull_probe(st, b);
         ev_nats_pull_consider(st, b);
     }
 }

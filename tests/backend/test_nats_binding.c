@@ -194,8 +194,10 @@ static void test_nats_bind_without_a_stream(void **state)
     says("stream not found");
     make_stream(w, "S", "a.>");
     cfg = consumer("S", "g", "b.c");
-    assert_int_equal(bind(w, &w->sub, &cfg), EVBUS_REFUSED);
-    says("filter subject is not a valid subset");
+    if (!nats_server_is_2_10()) { /* later ones take a filter that nothing passes yet */
+        assert_int_equal(bind(w, &w->sub, &cfg), EVBUS_REFUSED);
+        says("filter subject is not a valid subset");
+    }
     end_world(w);
 }
 

@@ -40,6 +40,19 @@ bool nats_server_available(void)
     return system(command) == 0;
 }
 
+bool nats_server_is_2_10(void)
+{
+    char command[512], line[128] = "";
+    unsigned major = 0, minor = 0;
+
+    (void)snprintf(command, sizeof command, "'%s' --version", program());
+    FILE *out = popen(command, "r");
+    if (!out || !fgets(line, sizeof line, out) || sscanf(line, "nats-server: v%u.%u", &major, &minor) != 2)
+        abort();
+    (void)pclose(out);
+    return major > 2 || (major == 2 && minor >= 10);
+}
+
 uint16_t nats_free_port(void)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

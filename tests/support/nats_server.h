@@ -21,6 +21,9 @@ struct nats_server {
 /* nats-server in $NATS_SERVER or PATH; false: the test should be skipped, by name. */
 bool nats_server_available(void);
 
+/* Is it 2.10 or later? Some answers differ. */
+bool nats_server_is_2_10(void);
+
 /* Starts one and waits until it takes connections; false: it did not within 10 s (its log goes to stderr). `config` is
  * added to "port" and "server_name"; "@DIR@" in it becomes the server's folder, "@PORT@" its port. */
 bool nats_server_start(struct nats_server *server, const char *config);
