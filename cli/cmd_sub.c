@@ -23,10 +23,10 @@
 struct sub_options {
     struct common c;
     const char *group, *ready_file;
-    bool envelope, all, shared, ephemeral;
+    bool envelope, all, shared, ephemeral, park;
     int64_t count, reconnects;
     uint32_t timeout_ms;
-    struct arg_list headers;
+    struct arg_list headers, reject;
 };
 
 #define ARG(kind, name, value, field, min, max, help)                                                                  \
@@ -40,6 +40,10 @@ static const struct arg args[] = {
         "be a member of GROUP: takes its messages, leaves its durable consumer"),
     ARG(ARG_FLAG, "--all", NULL, all, 0, 0, "a new group begins with what the stream still holds"),
     ARG(ARG_FLAG, "--shared", NULL, shared, 0, 0, "share the group's load with its other members"),
+    ARG(ARG_LIST, "--reject", "ID", reject, 0, 0,
+        "of this aggregate: to the dead-letter topic, not printed; can be repeated"),
+    ARG(ARG_FLAG, "--park", NULL, park, 0, 0,
+        "what comes behind a dead letter of its aggregate goes there too, until redriven"),
     ARG(ARG_FLAG, "--ephemeral", NULL, ephemeral, 0, 0, "plain messages, no group: only listen, make no stream"),
     ARG(ARG_NUMBER, "--count", "N", count, 1, INT64_MAX, "end after N messages"),
     ARG(ARG_SECONDS, "--timeout", "S", timeout_ms, 1, 2000000000,
@@ -62,9 +66,10 @@ const struct command command_sub = {
             "Quote patterns, so that the shell leaves them alone.\n"
             "\n"
             "Runs until --count, --timeout, SIGINT or SIGTERM, then hands back what it took and did not\n"
-            "print, and says on stderr what it did. A body that is no envelope goes to the dead-letter\n"
-            "topic (--envelope). Each line: topic, #sequence, and of envelopes aggregate, version, type;\n"
-            "then the payload. With --json the payload is \"payload\" (JSON of an envelope), \"text\" or,\n"
+            "print, and says on stderr what it did. With --envelope, a body that is no envelope goes to the\n"
+            "dead-letter topic, and so do those that --reject and --park are about. Each line: topic,\n"
+            "#sequence, and of envelopes aggregate, version, type; then the payload. With --json the\n"
+            "payload is \"payload\" (JSON of an envelope), \"text\" or,\n"
             "if it is not UTF-8, \"base64\".\n"
             "\n"
             "Examples\n"
@@ -84,9 +89,9 @@ struct subscriber {
     struct progress progress;
     pthread_mutex_t mutex; /* guards what follows, and stdout */
     struct sub_printer printer;
-    uint64_t printed, redelivered, refused; /* refused: plain messages that came after the last one wanted */
-    int output_error;                       /* errno, once stdout does not take any more */
-    char cut_off[300];                      /* why there is no connection and none to come; "": there is */
+    uint64_t printed, redelivered, rejected, refused; /* refused: plain messages that came after the last one wanted */
+    int output_error;                                 /* errno, once stdout does not take any more */
+    char cut_off[300];                                /* why there is no connection and none to come; "": there is */
 };
 
 /* ---- Messages ---------------------------------------------------------------------------------------------------- */
@@ -105,6 +110,16 @@ static evbus_verdict leave(struct subscriber *s, const evbus_msg *msg)
     return EVBUS_RETRY;
 }
 
+static bool is_rejected(const struct subscriber *s, const evbus_msg *msg)
+{
+    const evbus_envelope *e = evbus_msg_envelope(msg);
+
+    for (size_t i = 0; e && i < s->o->reject.count; i++)
+        if (strcmp(s->o->reject.items[i], e->aggregate_id) == 0)
+            return true;
+    return false;
+}
+
 static evbus_verdict on_message(const evbus_msg *msg, void *ctx)
 {
     struct subscriber *s = ctx;
@@ -113,6 +128,10 @@ static evbus_verdict on_message(const evbus_msg *msg, void *ctx)
     pthread_mutex_lock(&s->mutex);
     if (enough(s)) {
         verdict = leave(s, msg);
+    } else if (is_rejected(s, msg)) {
+        s->rejected++;
+        evbus_msg_set_reason(msg, "evbus sub --reject");
+        verdict = EVBUS_REJECT;
     } else if (!sub_print(&s->printer, msg)) {
         s->output_error = errno ? errno : EIO;
         verdict = leave(s, msg);
@@ -159,6 +178,7 @@ static int subscribe(struct subscriber *s, const struct arg_list *topics)
         .start = o->all ? EVBUS_START_ALL : EVBUS_START_NEW,
         .membership = o->shared ? EVBUS_SHARED : EVBUS_EXCLUSIVE,
         .attempts_max = EVBUS_FOREVER,
+        .tail = o->park ? EVBUS_TAIL_PARK : EVBUS_TAIL_PASS,
         .inflight_max = inflight_max(o),
     };
 
@@ -208,8 +228,11 @@ static void print_summary(const struct subscriber *s, const evbus_report *r, uin
     if (!s->o->c.json) {
         (void)fprintf(stderr,
                       "evbus sub: %" PRIu64 " printed, %" PRIu64 " redelivered, %" PRIu64 " handed back, %" PRIu64
-                      " dropped\n",
+                      " dropped",
                       s->printed, s->redelivered, r->total.handed_back, dropped);
+        if (s->o->reject.count)
+            (void)fprintf(stderr, ", %" PRIu64 " rejected", s->rejected);
+        (void)fputc('\n', stderr);
         return;
     }
     json_open(&j, NULL, '{');
@@ -218,6 +241,8 @@ static void print_summary(const struct subscriber *s, const evbus_report *r, uin
     json_uint(&j, "handed_back", r->total.handed_back);
     json_uint(&j, "dropped", dropped);
     json_uint(&j, "unsettled", r->total.unsettled);
+    if (s->o->reject.count)
+        json_uint(&j, "rejected", s->rejected);
     json_close(&j, '}');
     (void)json_print(&j, stderr);
     json_fini(&j);
@@ -269,6 +294,10 @@ static int check(const struct sub_options *o, const struct arg_list *operands)
         return usage_error(o->c.command, "--all needs --group: without one only what is published from now on comes");
     if (o->shared && !o->group)
         return usage_error(o->c.command, "--shared needs --group");
+    if ((o->reject.count || o->park) && !(o->envelope && o->group))
+        return usage_error(o->c.command, "%s needs --envelope and --group", o->park ? "--park" : "--reject");
+    if (o->park && o->shared)
+        return usage_error(o->c.command, "--park excludes --shared");
     if (o->ephemeral && (o->envelope || o->group))
         return usage_error(o->c.command, "--ephemeral excludes %s", o->group ? "--group" : "--envelope");
     if (!stop_init(false)) {

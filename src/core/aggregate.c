@@ -403,7 +403,8 @@ void ev_agg_next(evbus *bus, struct ev_agg *agg, int64_t now)
         agg->state = EV_AGG_PAUSED;
         return;
     }
-    ev_tail_judge(bus, m);
+    if (!ev_tail_judge(bus, m)) /* tail.c comes back to it */
+        return;
     if (m->doomed) {
         ev_letter_start(bus, m);
         return;

@@ -15,7 +15,7 @@
 
 /* An aggregate that has letters. */
 struct ev_tail_found {
-    uint64_t first, head_letter, letters;
+    uint64_t first, last, head_letter, letters;
     char behind[sizeof(((struct ev_parked *)0)->behind)];
     char id[EV_AGGREGATE_MAX + 1];
 };
@@ -49,6 +49,7 @@ evbus_status ev_tail_check(const evbus_sub_opts *o, bool envelope)
 /* ---- Parking ----------------------------------------------------------------------------------------------------- */
 
 static void post_look(evbus *bus, struct evbus_sub *sub, int64_t at);
+static void look_now(evbus *bus, struct evbus_sub *sub);
 
 static struct ev_parked *park(struct evbus_sub *sub, struct ev_agg *agg)
 {
@@ -130,6 +131,8 @@ void ev_tail_stored(evbus *bus, evbus_msg *m, uint64_t sequence, bool duplicate)
         return;
     p->changed = ++sub->tail.changes;
     p->free_after = 0;
+    p->asking = false;
+    p->last_letter = sequence > p->last_letter ? sequence : p->last_letter;
     if (!duplicate || p->letters == 0) /* else it was counted when it was read */
         p->letters++;
     if (m->tail) {
@@ -179,12 +182,17 @@ static bool comes_back(evbus *bus, evbus_msg *m)
         return true; /* it is known of, or older than what is known */
     p->came_back = letter;
     p->changed = ++m->sub->tail.changes;
-    if (p->letters > 0 && --p->letters == 0)
+    p->letters -= p->letters > 0;
+    if (p->letters == 0) {
         release(bus, m->agg, "the last of its dead letters was redriven: it goes on");
+    } else if (letter >= p->last_letter) {
+        p->asking = true;
+        look_now(bus, m->sub);
+    }
     return true;
 }
 
-void ev_tail_judge(evbus *bus, evbus_msg *m)
+bool ev_tail_judge(evbus *bus, evbus_msg *m)
 {
     struct ev_parked *p = m->agg->parked;
 
@@ -194,9 +202,11 @@ void ev_tail_judge(evbus *bus, evbus_msg *m)
     }
     if (!p && m->tail)
         m->tail = m->doomed = false;
-    if (!p || m->doomed || comes_back(bus, m))
-        return;
-    m->tail = m->doomed = true;
+    if (p && p->asking)
+        return false;
+    if (p && !m->doomed && !comes_back(bus, m))
+        m->tail = m->doomed = true;
+    return true;
 }
 
 const char *ev_tail_cause(const evbus_msg *m)
@@ -256,6 +266,7 @@ static bool note(const evbus_letter *l, void *ctx)
     if (!f && !(f = add(sub, l)))
         return false;
     f->letters++;
+    f->last = l->sequence;
     if (strncmp(l->cause, EV_TAIL_CAUSE, strlen(EV_TAIL_CAUSE)) != 0) {
         f->head_letter = l->sequence;
         say_behind(f->behind, l->origin_sequence, l->event_id);
@@ -350,18 +361,34 @@ static bool take(evbus *bus, struct evbus_sub *sub, const struct ev_tail_found *
         ev_agg_next(bus, agg, ev_now(bus));
         return true;
     }
+    /* The one that came back last may lie there still: it is taken out only after its message was stored. */
+    const uint64_t letters = f->letters - (f->last == p->came_back);
+    if (letters == 0)
+        return true;
     p->look = t->looks;
     if (!t->unknown && p->changed > t->began) {
         t->whole = true; /* it is not worth knowing any more */
         return true;
     }
-    p->letters = f->letters;
+    p->letters = letters;
     p->came_back = f->first - 1;
+    p->last_letter = f->last;
     p->head_letter = f->head_letter ? f->head_letter : p->head_letter;
     p->changed = t->began;
     p->free_after = 0;
     memcpy(p->behind, f->behind, sizeof p->behind);
     return true;
+}
+
+/* The walk told what had become of the letters that did not come back: it goes on where it waited, parked or not. */
+static void answer(evbus *bus, struct ev_parked *p, bool found)
+{
+    struct ev_agg *agg = p->agg;
+
+    p->asking = false;
+    if (!found)
+        release(bus, agg, "no dead letter of it is left: it goes on");
+    ev_agg_next(bus, agg, ev_now(bus));
 }
 
 /* Those of which the walk found no letter. */
@@ -372,6 +399,11 @@ static void free_others(evbus *bus, struct evbus_sub *sub)
     for (struct ev_parked *p = t->parked, *next; p; p = next) {
         struct ev_agg *agg = p->agg;
         next = p->next;
+        if (p->asking) {
+            if (t->walked && p->changed <= t->began)
+                answer(bus, p, p->look == t->looks);
+            continue; /* else another look is to follow: look_now */
+        }
         if (t->walked && p->look != t->looks && p->changed && p->changed <= t->began && !agg->letter)
             p->free_after = t->stream_last ? t->stream_last : 1;
         else if (t->walked && p->look != t->looks)
@@ -433,6 +465,11 @@ static void adopt(evbus *bus, struct ev_command *command)
     ev_free(t->found);
     t->found = NULL;
     t->found_cap = 0;
+    if (t->soon) {
+        again = 0;
+        t->soon = false;
+        t->whole = true;
+    }
     if ((t->unknown || t->count > 0) && !t->pending)
         post_look(bus, sub, ev_now(bus) + again);
 }
@@ -446,6 +483,18 @@ static void post_look(evbus *bus, struct evbus_sub *sub, int64_t at)
     t->chore.run = look;
     t->command.run = adopt;
     ev_keeper_post(bus, &t->chore, at);
+}
+
+/* All that changed before is in what it finds. */
+static void look_now(evbus *bus, struct evbus_sub *sub)
+{
+    struct ev_tail *t = &sub->tail;
+
+    t->soon = t->pending && !ev_keeper_cancel(bus, &t->chore);
+    if (t->soon)
+        return;
+    t->whole = true;
+    post_look(bus, sub, ev_now(bus));
 }
 
 void ev_tail_begin(evbus *bus, struct evbus_sub *sub)

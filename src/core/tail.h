@@ -8,7 +8,8 @@
  * it stored, letters that came back, told by the header that redriving adds ("Evbus-Letter: SEQUENCE GROUP").
  *
  * Released    when the last of its letters has come back, in the order of the stream: what was stored before that letter
- *             is parked, what was stored behind it runs.
+ *             is parked, what was stored behind it runs. (If not all came back before it, a look tells whether they were
+ *             dropped; the aggregate waits for that.)
  *             Or when a look finds no letter of it (they were dropped, or ran out of their stream's limits): then what
  *             lies in the stream up to the end it had after that look may be older than a redriven one, and is parked
  *             still unless it is redriven itself; what lies behind runs.
@@ -29,10 +30,12 @@ struct ev_parked { /* one aggregate */
     struct ev_parked *next; /* of the subscription */
     uint64_t head_letter;   /* the last that failed itself: what was redriven from before it is behind it */
     uint64_t came_back;     /* letters up to here do not count any more */
+    uint64_t last_letter;   /* the highest one that is known of */
     uint64_t letters;       /* behind came_back, as far as is known */
     uint64_t free_after;    /* no letter is left: what lies behind this place of the stream runs; 0: not so */
     uint64_t changed;       /* value of `changes` when a letter was stored or came back; 0: none is stored yet */
     uint64_t look;          /* number of the look that found it */
+    bool asking;            /* its last letter came back, but not all of them: were they dropped? It waits for a look */
     char behind[288];       /* the cause of what waits: EV_TAIL_CAUSE "SEQUENCE/EVENT ID" */
 };
 
@@ -44,6 +47,7 @@ struct ev_tail { /* of a subscription */
     bool failed;  /* reported: the letters cannot be read */
     bool pending; /* a look is posted, and its command has not run */
     bool useless; /* what that look finds is of no use: this member was not active all the time */
+    bool soon;    /* another one is to follow at once */
     bool whole;   /* the next look walks over all letters; else only if some were taken out */
     uint64_t changes;
     uint64_t looks;
@@ -74,8 +78,8 @@ bool ev_tail_park(evbus *bus, evbus_msg *msg);
 void ev_tail_stored(evbus *bus, evbus_msg *msg, uint64_t sequence, bool duplicate);
 
 /* The head of an aggregate, about to run or to be lettered: dooms it if it is parked, and takes that back if it is not
- * any more. [loop] */
-void ev_tail_judge(evbus *bus, evbus_msg *head);
+ * any more. False: that is not known yet; it waits for a look. [loop] */
+bool ev_tail_judge(evbus *bus, evbus_msg *head);
 /* Why the message is parked. */
 const char *ev_tail_cause(const evbus_msg *msg);
 

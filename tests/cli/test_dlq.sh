@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Dead letters on a stock nats-server: listed, shown, redriven in order, dropped; looking leaves nothing behind.
+# Dead letters on a stock nats-server: listed, shown, redriven in order per aggregate (with the
+# tail parked as well), dropped; looking leaves nothing behind.
 source "$(dirname "$0")/lib.sh"
 
 # Wrong usage is told before anything is asked.
@@ -81,3 +82,87 @@ expect 0 "$evbus" dlq ls --letter-topic dlq.orders
 out_lines 2
 expect 0 "$evbus" dlq ls --letter-topic dlq.other
 out_empty
+
+# Several aggregates, interleaved: all of them rejected, redriven one aggregate first and then all, in order of each.
+publish() { # TOPIC VERSION AGGREGATE...
+    local topic=$1 version=$2 id
+    shift 2
+    for id in "$@"; do
+        expect 0 "$evbus" pub "$topic" '{}' --envelope --aggregate "$id" --type Moved --version "$version"
+    done
+}
+lines_are() { [ "$(wc -l <"$work/$1.out")" = "$2" ]; }
+# versions NAME AGGREGATE: those printed, in the order in which they were.
+versions() { versions_in "$work/$1.out" "$2" | tr '\n' ' '; }
+versions_in() { grep -F "\"aggregate_id\":\"$2\"" "$1" | grep -oE '"event_version":[0-9]+' | cut -d: -f2; }
+letters_of() { "$evbus" dlq ls --topic "$1" >"$work/out" 2>"$work/err" && [ "$(wc -l <"$work/out")" = "$2" ]; }
+
+start_sub rejecter mixed --envelope --group billing --all --json --reject a1 --reject a2 --reject a3
+for version in 1 2 3 4; do publish mixed $version a1 b1 a2 a3; done
+until_true lines_are rejecter 4
+until_true letters_of mixed 12
+[ "$(versions rejecter b1)" = "1 2 3 4 " ] || fail "b1 was handled as $(versions rejecter b1)"
+kill "$started"
+ended 0 "$started"
+grep -q '"rejected":12' "$work/rejecter.err" || fail "it does not say how many it rejected"
+
+start_sub taker mixed --envelope --group billing --json
+expect 0 "$evbus" dlq redrive --aggregate a2
+out_lines 4
+until_true lines_are taker 4
+expect 0 "$evbus" dlq redrive --topic mixed
+out_lines 8
+until_true lines_are taker 12
+for id in a1 a2 a3; do
+    [ "$(versions taker $id)" = "1 2 3 4 " ] || fail "$id was redriven as $(versions taker $id)"
+done
+kill "$started"
+ended 0 "$started"
+expect 0 "$evbus" dlq ls --topic mixed
+out_empty
+
+# The tail parked: behind the first of a1 and a2, nothing of theirs is handled, by no member, until it is redriven.
+start_sub parker parked --envelope --group billing --all --json --park --reject a1 --reject a2
+for version in 1 2 3; do publish parked $version a1 b1 a2; done
+until_true letters_of parked 6
+until_true lines_are parker 3
+expect 0 "$evbus" dlq ls --topic parked --cause 'parked behind 1/' --aggregate a1
+out_lines 2
+expect 0 "$evbus" dlq ls --topic parked --cause 'rejected by its handler'
+out_lines 2
+kill "$started"
+ended 0 "$started"
+grep -q '"rejected":2' "$work/parker.err" || fail "more than the heads were handled"
+
+start_sub unparker parked --envelope --group billing --json --park
+publish parked 4 a1 b1 a2
+until_true letters_of parked 8
+until_true lines_are unparker 1
+expect 0 "$evbus" dlq redrive --topic parked
+out_lines 8
+until_true lines_are unparker 9
+publish parked 5 a1 b1 a2
+until_true lines_are unparker 12
+for id in a1 a2; do
+    [ "$(versions unparker $id)" = "1 2 3 4 5 " ] || fail "$id was redriven as $(versions unparker $id)"
+done
+expect 0 "$evbus" dlq ls --topic parked
+out_empty
+
+# Dropped instead: the head is given up for good, what is behind it handled, and the aggregate goes on.
+kill "$started"
+ended 0 "$started"
+start_sub parker2 parked --envelope --group billing --json --park --reject a1
+publish parked 6 a1
+publish parked 7 a1
+until_true letters_of parked 2
+kill "$started"
+ended 0 "$started"
+start_sub dropper parked --envelope --group billing --json --park
+expect 0 "$evbus" dlq drop --topic parked --cause rejected
+out_lines 1
+expect 0 "$evbus" dlq redrive --topic parked
+until_true lines_are dropper 1
+publish parked 8 a1
+until_true lines_are dropper 2
+[ "$(versions dropper a1)" = "7 8 " ] || fail "behind the dropped one came $(versions dropper a1)"

@@ -40,6 +40,9 @@ wrong pub "--whole: 'x' is given" pub t --whole x
 wrong sub "no TOPIC" sub
 wrong sub "--all needs --group" sub t --all
 wrong sub "--shared needs --group" sub t --shared
+wrong sub "--reject needs --envelope and --group" sub t --envelope --reject a
+wrong sub "--park needs --envelope and --group" sub t --group g --park
+wrong sub "--park excludes --shared" sub t --group g --envelope --shared --park
 wrong sub "--ephemeral excludes --group" sub t --ephemeral --group g
 wrong demo "'x': demo takes no operands" demo x
 wrong demo "--only: 'kafka' is none of mem\|nats" demo --only kafka

@@ -318,6 +318,54 @@ static void test_tail_keeps_order_behind_a_backlog(void **state)
     suite_close(s, bus);
 }
 
+/* The head dropped, the tail redriven: what is published behind it is handled at once, however soon it comes. */
+static void test_tail_goes_on_without_its_head(void **state)
+{
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    struct tally *t = suite_tally(s);
+    evbus *bus = suite_open(s, NULL);
+
+    (void)mood_of(s, t, "a", 1);
+    (void)suite_sub(bus, topic, t, EVBUS_OPTS(evbus_sub_opts, PARK));
+    for (int64_t version = 1; version <= 3; version++)
+        suite_publish(bus, topic, "a", version);
+    must_reach(bus, dead_lettered, 3);
+    assert_int_equal(walk(s, bus, topic, "a", 1, drop)->count, 1);
+    assert_int_equal(walk(s, bus, topic, "a", 0, redrive)->count, 2);
+    suite_publish(bus, topic, "a", 4);
+    assert_true(tally_await(t, &t->acked, 3));
+    must_reach(bus, aggregates_parked, 0);
+    must_have_handled(t, "a", "2 3 4");
+    suite_close(s, bus);
+}
+
+/* The tail redriven without its head, whose letter stays: it is handled, and the aggregate stays parked behind the head. */
+static void test_tail_stays_parked_behind_a_head_that_is_left(void **state)
+{
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    struct tally *t = suite_tally(s);
+    evbus *bus = suite_open(s, NULL);
+    char letters[256];
+
+    (void)mood_of(s, t, "a", 1);
+    (void)suite_sub(bus, topic, t, EVBUS_OPTS(evbus_sub_opts, PARK));
+    for (int64_t version = 1; version <= 3; version++)
+        suite_publish(bus, topic, "a", version);
+    must_reach(bus, dead_lettered, 3);
+    struct letters *l = suite_alloc(s, sizeof *l);
+    (void)snprintf(letters, sizeof letters, "dlq.%s", topic);
+    *l = (struct letters){.bus = bus, .each = redrive};
+    must(evbus_letters(bus, EVBUS_OPTS(evbus_letter_opts, .letter_topic = letters, .cause = "parked behind"), take, l));
+    assert_int_equal(l->count, 2);
+    suite_publish(bus, topic, "a", 4);
+    must_reach(bus, dead_lettered, 4);
+    must_have_handled(t, "a", "2 3");
+    assert_int_equal(suite_stats_of(bus).aggregates_parked, 1);
+    suite_close(s, bus);
+}
+
 /* The dead-letter topic is the memory: a later member of the group knows what is parked, before it handles anything. */
 static void test_tail_is_known_to_the_next_member(void **state)
 {
@@ -493,6 +541,8 @@ const struct suite_case suite_tail_cases[] = {
     SUITE_CASE(test_tail_is_parked_again),
     SUITE_TIMED(test_tail_goes_on_when_it_was_dropped),
     SUITE_TIMED(test_tail_keeps_order_behind_a_backlog),
+    SUITE_CASE(test_tail_goes_on_without_its_head),
+    SUITE_CASE(test_tail_stays_parked_behind_a_head_that_is_left),
     SUITE_CASE(test_tail_is_known_to_the_next_member),
     SUITE_CASE(test_tail_is_the_groups_own),
     SUITE_TIMED(test_tail_has_a_bound),
