@@ -275,6 +275,17 @@ typedef enum evbus_start {
     EVBUS_START_NEW = 2  /* only what is published from now on */
 } evbus_start;
 
+/* How the broker is told that messages are done. The durable of a group is made for one of the two: subscribing with the
+ * other is EVBUS_MISMATCH. */
+typedef enum evbus_ack_mode {
+    EVBUS_ACK_EACH = 1,    /* default: each message by itself */
+    EVBUS_ACK_FRONTIER = 2 /* EXCLUSIVE members of a group: one ack for all up to the last message of the stream before
+                              which every one is done. Far fewer acks; but one that is not done keeps all behind it
+                              unacknowledged: at most inflight_max, then pulling stops (EVBUS_EVENT_STALLED), and after
+                              a crash those are handled again. Ending, a member still handles what stands before
+                              something that is done */
+} evbus_ack_mode;
+
 typedef enum evbus_overdue {
     EVBUS_OVERDUE_KEEP = 1,       /* default: report, keep the lease, wait for the handler */
     EVBUS_OVERDUE_DEAD_LETTER = 2 /* report and dead-letter; the verdict is ignored when it comes */
@@ -445,6 +456,8 @@ typedef struct evbus_sub_opts {
     uint32_t breaker_failures; /* circuit breaker, see evbus_sub_breaker: so many runs in a row that ended in a retry or
                                       are overdue open it; envelopes only; 0: there is none */
     uint32_t breaker_open_ms;  /* then one message tries; at least 10; 0: 10000 */
+    uint32_t ack_mode;         /* evbus_ack_mode */
+    uint32_t reserved1;
 } evbus_sub_opts;
 
 typedef struct evbus_topic_opts {

@@ -513,6 +513,20 @@ static bool fault_settle(void *state, void *binding, void *token, enum ev_settle
     return f->ops->settle(f->inner, b ? b->inner : NULL, t->address->inner, verb, delay_ns);
 }
 
+/* What waits here was delivered, as the broker sees it: an ack must not go past it. */
+static bool fault_settle_seq(void *state, void *binding, enum ev_settle verb, uint64_t stream_seq,
+                             uint64_t consumer_seq)
+{
+    struct ev_fault *f = state;
+    const struct ev_fault_binding *b = binding;
+
+    if (!f->up || (verb == EV_SETTLE_ACK && ev_fault_unsettled(f, b->sub, 0, stream_seq) > 0))
+        return false;
+    if (ev_fault_hits(f, EV_FAULT_LOST_SETTLE, stream_seq * 64 + 32 + (f->settled_seqs++ & 31)))
+        return true;
+    return f->ops->settle_seq(f->inner, b->inner, verb, stream_seq, consumer_seq);
+}
+
 static void fault_replace(void *state, void *token, void *newer)
 {
     struct ev_fault *f = state;
@@ -561,8 +575,8 @@ static size_t fault_headers(void *state, void *token, char *buf, size_t cap)
         .consumers = fault_consumers, .account = fault_account, .silent_since = fault_silent_since,                    \
         .bind = fault_bind, .bind_core = fault_bind_core, .attach = fault_attach, .fence = fault_fence,                \
         .detach = fault_detach, .leave = fault_leave, .unbind = fault_unbind, .want = fault_want,                      \
-        .settle = fault_settle, .replace = fault_replace, .release = fault_release, .header = fault_header,            \
-        .headers = fault_headers,                                                                                      \
+        .settle = fault_settle, .settle_seq = fault_settle_seq, .replace = fault_replace, .release = fault_release,    \
+        .header = fault_header, .headers = fault_headers,                                                              \
     }
 
 extern const struct ev_backend_ops ev_fault_mem_ops, ev_fault_nats_ops; /* named by core/backend_table.c */
@@ -571,4 +585,4 @@ const struct ev_backend_ops ev_fault_mem_ops = FAULT_OPS("fault+mem", true);
 const struct ev_backend_ops ev_fault_nats_ops = FAULT_OPS("fault+nats", false);
 
 /* Whoever adds an operation adds it here. */
-_Static_assert(sizeof(struct ev_backend_ops) == 40 * sizeof(void *), "fault+ has to pass on every operation");
+_Static_assert(sizeof(struct ev_backend_ops) == 41 * sizeof(void *), "fault+ has to pass on every operation");

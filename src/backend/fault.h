@@ -118,6 +118,7 @@ struct ev_fault {
     struct ev_fault_address *free_addresses;
     bool inner_up, up; /* the inner link; the link as the core knows it */
     int64_t down_until, stalled_until, away_until, next_disconnect, next_jump;
+    uint64_t settled_seqs;               /* frontier acks and the like so far */
     uint64_t answers, publishes, events; /* seen so far: the numbers that decide */
     uint64_t count[EV_FAULT_KINDS];      /* injected */
 };
@@ -136,6 +137,8 @@ void ev_fault_answer(struct ev_fault *f, uint32_t slot, uint32_t generation, con
 uint32_t ev_fault_waiting(const struct ev_fault *f, const struct evbus_sub *sub, uint64_t *ret_bytes);
 void ev_fault_token_free(struct ev_fault *f, struct ev_fault_token *token);
 void ev_fault_address_put(struct ev_fault *f, struct ev_fault_address *address);
+/* Deliveries of these sequences that wait here. */
+uint32_t ev_fault_unsettled(const struct ev_fault *f, const struct evbus_sub *sub, uint64_t first, uint64_t last);
 /* Gives back what waits; nothing reaches the core any more. */
 void ev_fault_discard(struct ev_fault *f);
 void ev_fault_fini(struct ev_fault *f);

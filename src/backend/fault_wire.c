@@ -454,6 +454,31 @@ static bool tap_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stre
            ev_host_holds(f->host.outer, sub, stream_seq);
 }
 
+static uint32_t count_between(const struct ev_fault_items *list, const struct evbus_sub *sub, uint64_t first,
+                              uint64_t last)
+{
+    uint32_t n = 0;
+
+    for (const struct ev_fault_item *i = list->head; i; i = i->next)
+        n += i->kind == EV_FAULT_DELIVERY && i->delivery.sub == sub && i->delivery.stream_seq >= first &&
+             i->delivery.stream_seq <= last;
+    return n;
+}
+
+uint32_t ev_fault_unsettled(const struct ev_fault *f, const struct evbus_sub *sub, uint64_t first, uint64_t last)
+{
+    return count_between(&f->line, sub, first, last) + count_between(&f->aside, sub, first, last);
+}
+
+/* Counted where each has its place: what waits here may be there twice. */
+static uint32_t tap_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)
+{
+    struct ev_fault *f = fault_of(host);
+
+    flush_deliveries(f, sub);
+    return ev_host_unsettled(f->host.outer, sub, first, last);
+}
+
 /* What came while the core gathered must be there before it stops. */
 static void tap_gather(struct ev_host *host, struct evbus_sub *sub, bool on)
 {
@@ -578,6 +603,7 @@ const struct ev_host_tap ev_fault_tap = {
     .acked = tap_acked,
     .deliver = tap_deliver,
     .holds = tap_holds,
+    .unsettled = tap_unsettled,
     .gather = tap_gather,
     .active = tap_active,
     .quiet = tap_quiet,

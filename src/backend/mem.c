@@ -462,6 +462,7 @@ const struct ev_backend_ops ev_mem_ops = {
     .want = ev_mem_binding_want,
     .silent_since = mem_silent_since,
     .settle = ev_mem_binding_settle,
+    .settle_seq = ev_mem_binding_settle_seq,
     .replace = mem_replace,
     .release = mem_release,
     .header = mem_header,

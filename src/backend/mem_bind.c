@@ -68,13 +68,27 @@ static void lose_no_more(struct ev_mem_broker *broker, struct ev_mem_member *mem
 
 /* ---- Who is active ----------------------------------------------------------------------------------------------- */
 
-static void news_for(struct ev_mem_broker *broker, struct ev_mem_member *member)
+static void news_list(struct ev_mem_broker *broker, struct ev_mem_member *member)
 {
     if (member->news)
         return;
     member->news = true;
     member->news_next = broker->news;
     broker->news = member;
+}
+
+static void news_for(struct ev_mem_broker *broker, struct ev_mem_member *member)
+{
+    member->news_active = true;
+    news_list(broker, member);
+}
+
+void ev_mem_ask(struct ev_mem_broker *broker, struct ev_mem_member *member)
+{
+    if (!member->attached)
+        return;
+    member->news_unsettled = true;
+    news_list(broker, member);
 }
 
 static void no_news(struct ev_mem_broker *broker, struct ev_mem_member *member)
@@ -87,7 +101,7 @@ static void no_news(struct ev_mem_broker *broker, struct ev_mem_member *member)
         link = &(*link)->news_next;
     *link = member->news_next;
     member->news_next = NULL;
-    member->news = false;
+    member->news = member->news_active = member->news_unsettled = false;
 }
 
 /* Somebody shares the consumer and may have what was delivered. */
@@ -255,6 +269,7 @@ static struct ev_mem_consumer *consumer_new(struct ev_mem_broker *broker, struct
     consumer->timer.kind = EV_MEM_CONSUMER_TIMER;
     consumer->durable = cfg->durable;
     consumer->ack_explicit = cfg->ack_explicit;
+    consumer->ack_all = cfg->ack_all;
     consumer->deliver_new = cfg->deliver_new;
     consumer->next = stream->all;
     consumer->link = &stream->all;
@@ -273,9 +288,9 @@ static evbus_status mismatch(const struct ev_consumer_cfg *cfg, const char *fiel
                    cfg->stream, field, is, wanted);
 }
 
-static const char *policy(bool ack_explicit)
+static const char *policy(bool ack_explicit, bool ack_all)
 {
-    return ack_explicit ? "explicit" : "none";
+    return ack_all ? "all" : ack_explicit ? "explicit" : "none";
 }
 
 static evbus_status compare(const struct ev_mem_consumer *consumer, const struct ev_consumer_cfg *cfg)
@@ -284,8 +299,9 @@ static evbus_status compare(const struct ev_mem_consumer *consumer, const struct
         return ev_fail(EVBUS_EXISTS, "consumer '%s' of stream '%s': it exists already", cfg->name, cfg->stream);
     if (strcmp(consumer->interest.pattern, cfg->filter) != 0)
         return mismatch(cfg, "filter", consumer->interest.pattern, cfg->filter);
-    if (consumer->ack_explicit != cfg->ack_explicit)
-        return mismatch(cfg, "ack policy", policy(consumer->ack_explicit), policy(cfg->ack_explicit));
+    if (consumer->ack_explicit != cfg->ack_explicit || consumer->ack_all != cfg->ack_all)
+        return mismatch(cfg, "ack policy", policy(consumer->ack_explicit, consumer->ack_all),
+                        policy(cfg->ack_explicit, cfg->ack_all));
     return EVBUS_OK;
 }
 
@@ -336,6 +352,7 @@ evbus_status ev_mem_bind(struct ev_mem_broker *broker, struct ev_mem_member *mem
     consumer->refs++;
     member->consumer = consumer;
     member->exclusive = cfg->exclusive;
+    member->ack_all = cfg->ack_all;
     member->consumer_seq = consumer->delivered;
     return EVBUS_OK;
 }

@@ -19,6 +19,7 @@
  *   LOST       member                                                 EV_MEM_why
  *   DETACHED   member   no message for it follows
  *   ACTIVE     member                                                 1: it is the active one; 0: it stands by
+ *   UNSETTLED  member   lowest          consumer seq    how many         delivered and not settled, as asked
  *   UNBOUND    member   the last word about it: its memory may go
  */
 #ifndef EV_BACKEND_MEM_BROKER_H
@@ -42,7 +43,8 @@ enum ev_mem_result {
     EV_MEM_LOST,
     EV_MEM_DETACHED,
     EV_MEM_UNBOUND,
-    EV_MEM_ACTIVE
+    EV_MEM_ACTIVE,
+    EV_MEM_UNSETTLED
 };
 
 /* How a publish was answered. */
@@ -132,8 +134,9 @@ struct ev_mem_consumer {
     int64_t ack_wait_ns;
     uint32_t ack_pending_max;
     bool everything, durable, ack_explicit, deliver_new, gone;
-    bool used;   /* delivered something since the timer last looked */
-    char name[]; /* and the filter's text */
+    bool ack_all; /* with ack_explicit: an ack settles all below it too */
+    bool used;    /* delivered something since the timer last looked */
+    char name[];  /* and the filter's text */
 };
 
 /* Core subscriptions of one subject and queue name; without a queue name each is a group of its own. */
@@ -172,7 +175,9 @@ struct ev_mem_member {
     bool exclusive;            /* set by bind: one of them is active, in the order they came; what was delivered and it
                                   does not have comes first */
     bool attached, open, lost; /* lost: in the broker's list */
-    bool news;                 /* in the broker's list of those to hear whether they are active */
+    bool news;                 /* in the broker's list of those to hear ... */
+    bool news_active;          /* ... whether they are active */
+    bool news_unsettled;       /* ... what is not settled */
     uint8_t why;
     /* The session's loop: mem_session.c */
     struct ev_mem_member *dirty_next, *unbound_next;
@@ -180,6 +185,10 @@ struct ev_mem_member {
     uint64_t drained_bytes, want_bytes, consumer_seq;
     uint16_t want_epoch;
     uint8_t todo, state;
+    bool ack_all; /* set by bind, as the next */
+    bool certain; /* the core has all that is delivered and not settled: ev_host_certain */
+    bool asked;   /* the broker, what that is */
+    uint64_t row; /* certain: the last delivery's count */
     /* The session's, whoever has the baton */
     struct ev_mem_member *bound_next, *bound_prev;
 };
@@ -282,6 +291,8 @@ void ev_mem_say(struct ev_mem_member *member, enum ev_mem_result kind);
 /* The member is not touched after; needs one place in its link's results. */
 void ev_mem_unbind(struct ev_mem_broker *broker, struct ev_mem_member *member);
 void ev_mem_want(struct ev_mem_broker *broker, struct ev_mem_member *member, uint32_t limit, uint64_t limit_bytes);
+/* What is delivered and not settled comes as a result, behind what was delivered. */
+void ev_mem_ask(struct ev_mem_broker *broker, struct ev_mem_member *member);
 /* All that is in flight is due now: nobody has it. */
 void ev_mem_consumer_again(struct ev_mem_broker *broker, struct ev_mem_consumer *consumer);
 void ev_mem_settle(struct ev_mem_broker *broker, struct ev_mem_member *member, uint64_t seq, enum ev_settle verb,

@@ -434,6 +434,26 @@ static void tell_lost(struct ev_mem_broker *broker)
     }
 }
 
+static void tell_one(struct ev_mem_member *member)
+{
+    const struct ev_mem_consumer *consumer = member->consumer;
+    struct ev_mem_item *item = ev_mem_ring_next(&member->link->results);
+
+    item->object = member;
+    if (member->news_active) {
+        item->kind = EV_MEM_ACTIVE;
+        item->number = consumer->active == member;
+        member->news_active = false;
+    } else {
+        item->kind = EV_MEM_UNSETTLED;
+        item->count = consumer->unacked ? consumer->unacked->count : 0;
+        item->value = item->count > 0 ? ev_mem_unacked_lowest(consumer->unacked) : consumer->cursor_seq;
+        item->other = consumer->delivered;
+        member->news_unsettled = false;
+    }
+    ev_mem_ring_commit(&member->link->results);
+}
+
 static void tell_news(struct ev_mem_broker *broker)
 {
     struct ev_mem_member **link = &broker->news;
@@ -444,11 +464,11 @@ static void tell_news(struct ev_mem_broker *broker)
             link = &member->news_next;
             continue;
         }
-        struct ev_mem_item *item = ev_mem_ring_next(&member->link->results);
-        item->kind = EV_MEM_ACTIVE;
-        item->object = member;
-        item->number = member->consumer->active == member;
-        ev_mem_ring_commit(&member->link->results);
+        if (member->news_active && member->news_unsettled) { /* one place each: this one again */
+            tell_one(member);
+            continue;
+        }
+        tell_one(member);
         member->news = false;
         *link = member->news_next;
         member->news_next = NULL;
@@ -513,6 +533,13 @@ void ev_mem_consumer_again(struct ev_mem_broker *broker, struct ev_mem_consumer 
         ev_mem_consumer_ready(broker, consumer);
 }
 
+static void settle_through(struct ev_mem_unacked *u, uint64_t seq)
+{
+    for (uint32_t i = u->carved; i > 0 && u->count > 0; i--)
+        if (u->held[i - 1].seq <= seq && ev_mem_unacked_find(u, u->held[i - 1].seq) == i - 1)
+            ev_mem_unacked_remove(u, i - 1);
+}
+
 void ev_mem_settle(struct ev_mem_broker *broker, struct ev_mem_member *member, uint64_t seq, enum ev_settle verb,
                    int64_t delay_ns)
 {
@@ -520,6 +547,11 @@ void ev_mem_settle(struct ev_mem_broker *broker, struct ev_mem_member *member, u
 
     if (!consumer || consumer->gone || !consumer->unacked)
         return;
+    if (consumer->ack_all && (verb == EV_SETTLE_ACK || verb == EV_SETTLE_TERM)) {
+        settle_through(consumer->unacked, seq);
+        ev_mem_consumer_ready(broker, consumer);
+        return;
+    }
     const uint32_t index = ev_mem_unacked_find(consumer->unacked, seq);
     if (index == EV_MEM_NONE)
         return;

@@ -141,6 +141,9 @@ static void run_command(struct ev_mem_broker *broker, struct ev_mem_session *ses
         ev_mem_detach(broker, item->object);
         ev_mem_say(item->object, EV_MEM_DETACHED);
         break;
+    case EV_MEM_ASK:
+        ev_mem_ask(broker, item->object);
+        break;
     case EV_MEM_LEAVE:
         ev_mem_leave_group(broker, item->object);
         break;

@@ -43,7 +43,7 @@
  * PUBLISH   id hash  block (its ref)  slot << 32 | generation   id check     epoch    EV_MEM_WANT_ACK, EV_MEM_HAS_ID
  * SETTLE    member   sequence         delay                                           verb
  * WANT      member   limit of bytes                             limit of messages
- * ATTACH, DETACH, LEAVE, UNBIND   member
+ * ATTACH, DETACH, LEAVE, UNBIND, ASK   member
  * CLOSE_ROOM                          no member of the session has room until it wants again
  */
 enum ev_mem_command {
@@ -54,7 +54,8 @@ enum ev_mem_command {
     EV_MEM_DETACH,
     EV_MEM_LEAVE,
     EV_MEM_UNBIND,
-    EV_MEM_CLOSE_ROOM
+    EV_MEM_CLOSE_ROOM,
+    EV_MEM_ASK
 };
 
 #define EV_MEM_WANT_ACK 1u
@@ -163,6 +164,18 @@ void ev_mem_binding_detach(void *state, void *binding);
 void ev_mem_binding_leave(void *state, void *binding);
 void ev_mem_binding_want(void *state, void *binding, struct ev_room room);
 bool ev_mem_binding_settle(void *state, void *binding, void *token, enum ev_settle verb, int64_t delay_ns);
+bool ev_mem_post_settle(struct ev_mem_session *session, struct ev_mem_member *member, uint64_t seq, enum ev_settle verb,
+                        int64_t delay_ns);
+void ev_mem_post_ask(struct ev_mem_session *session, struct ev_mem_member *member); /* see ev_mem_ask */
+bool ev_mem_is_attached(const struct ev_mem_member *member);
+
+/* mem_frontier.c; of consumers that are not ack_all they do nothing. Ask: is all here that was delivered and not settled?
+ * row: a delivery is about to be handed over. answer: of the broker. */
+void ev_mem_frontier_ask(struct ev_mem_session *session, struct ev_mem_member *member);
+void ev_mem_frontier_row(struct ev_mem_session *session, struct ev_mem_member *member, uint64_t consumer_seq);
+void ev_mem_frontier_answer(struct ev_mem_session *session, const struct ev_mem_item *item);
+bool ev_mem_binding_settle_seq(void *state, void *binding, enum ev_settle verb, uint64_t stream_seq,
+                               uint64_t consumer_seq);
 /* Gives back what lies in the results. The loop, or fini after it has ended. */
 void ev_mem_discard(struct ev_mem_session *session);
 

@@ -25,6 +25,7 @@
 #define TODO_DETACH 4u
 #define TODO_UNBIND 8u
 #define TODO_LEAVE 16u
+#define TODO_ASK 32u
 #define TODO_LISTED 128u /* it is in the session's dirty list */
 
 /* State of a binding, as the loop knows it. GONE: the broker has detached it, and all messages for it were taken. */
@@ -95,6 +96,16 @@ static bool post_todo(struct ev_mem_session *session, struct ev_mem_member *memb
     return true;
 }
 
+void ev_mem_post_ask(struct ev_mem_session *session, struct ev_mem_member *member)
+{
+    todo(session, member, TODO_ASK);
+}
+
+bool ev_mem_is_attached(const struct ev_mem_member *member)
+{
+    return member->state == ATTACHED;
+}
+
 /* Posts what a binding has to post, as far as there is room: true if that was all. It may be gone then. */
 static bool flush_member(struct ev_mem_session *session, struct ev_mem_member *member)
 {
@@ -103,7 +114,7 @@ static bool flush_member(struct ev_mem_session *session, struct ev_mem_member *m
         member->todo |= TODO_DETACH;
     }
     if (!post_todo(session, member, TODO_ATTACH, EV_MEM_ATTACH) ||
-        !post_todo(session, member, TODO_WANT, EV_MEM_WANT) ||
+        !post_todo(session, member, TODO_WANT, EV_MEM_WANT) || !post_todo(session, member, TODO_ASK, EV_MEM_ASK) ||
         !post_todo(session, member, TODO_DETACH, EV_MEM_DETACH) ||
         !post_todo(session, member, TODO_LEAVE, EV_MEM_LEAVE))
         return false;
@@ -285,7 +296,7 @@ void ev_mem_binding_want(void *state, void *binding, struct ev_room room)
     todo(session, member, TODO_WANT);
 }
 
-static bool post_settle(struct ev_mem_session *session, struct ev_mem_member *member, uint64_t seq, enum ev_settle verb,
+bool ev_mem_post_settle(struct ev_mem_session *session, struct ev_mem_member *member, uint64_t seq, enum ev_settle verb,
                         int64_t delay_ns)
 {
     const struct ev_mem_item item = {
@@ -308,7 +319,7 @@ bool ev_mem_binding_settle(void *state, void *binding, void *token, enum ev_sett
     if (session->fault && session->fault->lose_settle &&
         session->fault->lose_settle(session->fault->ctx, block->seq, verb))
         return true;
-    if (post_settle(session, binding, block->seq, verb, delay_ns))
+    if (ev_mem_post_settle(session, binding, block->seq, verb, delay_ns))
         return true;
     ev_mem_drop_link(session, "out of memory for settlements"); /* the core settles again when the link is up */
     return false;
@@ -341,15 +352,18 @@ static void take_answer(struct ev_mem_session *session, const struct ev_mem_item
 static void not_taken(struct ev_mem_session *session, struct ev_mem_member *member, struct ev_mem_block *block,
                       int64_t delay_ns)
 {
-    (void)post_settle(session, member, block->seq, EV_SETTLE_NAK, delay_ns);
+    (void)ev_mem_post_settle(session, member, block->seq, EV_SETTLE_NAK, delay_ns);
     ev_mem_unref(block, session->pool);
 }
 
 static void give_to_core(struct ev_mem_session *session, const struct ev_delivery *delivery,
                          struct ev_mem_member *member)
 {
-    if (!ev_host_deliver(session->host, delivery))
-        not_taken(session, member, delivery->token, NO_MEMORY_PAUSE);
+    if (ev_host_deliver(session->host, delivery))
+        return;
+    not_taken(session, member, delivery->token, NO_MEMORY_PAUSE);
+    if (member->ack_all)
+        ev_mem_frontier_ask(session, member);
 }
 
 /* A delivery that was under way when the link was cut. With nats:// the backend finds such gaps by asking the broker and
@@ -376,7 +390,7 @@ static void gap_close(struct ev_mem_session *session, bool hand_back)
         struct ev_mem_gap *gap = session->gap;
         session->gap = gap->next;
         if (hand_back && gap->member->state == ATTACHED)
-            (void)post_settle(session, gap->member, gap->seq, EV_SETTLE_NAK, 0);
+            (void)ev_mem_post_settle(session, gap->member, gap->seq, EV_SETTLE_NAK, 0);
         ev_free(gap);
     }
 }
@@ -447,8 +461,10 @@ static void take_message(struct ev_mem_session *session, const struct ev_mem_ite
     if (item->other > member->consumer_seq + 1)
         ev_host_foreign(session->host, member->sub, item->other - member->consumer_seq - 1);
     member->consumer_seq = item->other;
-    if (!session->fault || !fault_takes(session, &delivery, member))
-        give_to_core(session, &delivery, member);
+    if (session->fault && fault_takes(session, &delivery, member))
+        return;
+    ev_mem_frontier_row(session, member, item->other);
+    give_to_core(session, &delivery, member);
 }
 
 static void take_core(struct ev_mem_session *session, const struct ev_mem_item *item)
@@ -495,10 +511,13 @@ static void take_detached(struct ev_mem_session *session, struct ev_mem_member *
 
 static void take_active(struct ev_mem_session *session, const struct ev_mem_item *item)
 {
-    const struct ev_mem_member *member = item->object;
+    struct ev_mem_member *member = item->object;
 
-    if (member->state == ATTACHED)
-        ev_host_active(session->host, member->sub, item->number != 0);
+    if (member->state != ATTACHED)
+        return;
+    ev_host_active(session->host, member->sub, item->number != 0);
+    if (member->ack_all && item->number)
+        ev_mem_frontier_ask(session, member);
 }
 
 static void take_result(struct ev_mem_session *session, const struct ev_mem_item *item)
@@ -522,6 +541,9 @@ static void take_result(struct ev_mem_session *session, const struct ev_mem_item
         break;
     case EV_MEM_ACTIVE:
         take_active(session, item);
+        break;
+    case EV_MEM_UNSETTLED:
+        ev_mem_frontier_answer(session, item);
         break;
     case EV_MEM_UNBOUND:
         gap_forget(session, item->object);

@@ -272,6 +272,7 @@ const struct ev_backend_ops ev_nats_ops = {
     .want = ev_nats_want,
     .silent_since = ev_nats_silent_since,
     .settle = ev_nats_settle,
+    .settle_seq = ev_nats_settle_seq,
     .replace = ev_nats_replace,
     .release = ev_nats_release,
     .header = ev_nats_header,

@@ -498,6 +498,7 @@ evbus_status ev_nats_bind(void *state, struct evbus_sub *sub, const struct ev_co
     b->id = cfg->id;
     b->durable = cfg->durable;
     b->ack = cfg->ack_explicit;
+    b->ack_all = cfg->ack_all && b->exclusive;
     b->ack_wait_ns = cfg->ack_wait_ns;
     (void)ev_copy(b->core.subject, sizeof b->core.subject, cfg->filter);
     *ret_binding = b;

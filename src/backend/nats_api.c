@@ -66,12 +66,17 @@ char *ev_nats_stream_request(const struct ev_stream_cfg *cfg)
     return ev_nats_json_text(root);
 }
 
+static const char *ack_policy(const struct ev_consumer_cfg *cfg)
+{
+    return cfg->ack_all ? "all" : cfg->ack_explicit ? "explicit" : "none";
+}
+
 char *ev_nats_consumer_request(const struct ev_consumer_cfg *cfg)
 {
     json_t *c = json_pack("{s:s, s:s, s:s, s:I, s:s, s:s, s:I}", cfg->durable ? "durable_name" : "name", cfg->name,
-                          "deliver_policy", cfg->deliver_new ? "new" : "all", "ack_policy",
-                          cfg->ack_explicit ? "explicit" : "none", "max_deliver", (json_int_t)-1, "filter_subject",
-                          cfg->filter, "replay_policy", "instant", "max_waiting", (json_int_t)EV_NATS_MAX_WAITING);
+                          "deliver_policy", cfg->deliver_new ? "new" : "all", "ack_policy", ack_policy(cfg),
+                          "max_deliver", (json_int_t)-1, "filter_subject", cfg->filter, "replay_policy", "instant",
+                          "max_waiting", (json_int_t)EV_NATS_MAX_WAITING);
 
     if (!c)
         return NULL;
@@ -357,7 +362,7 @@ evbus_status ev_nats_consumer_update_request(const char *json, size_t len, const
 evbus_status ev_nats_compare_consumer(const struct ev_consumer_cfg *want, const struct ev_nats_consumer *have,
                                       bool *ret_update)
 {
-    const char *ack = want->ack_explicit ? "explicit" : "none";
+    const char *ack = ack_policy(want);
     const bool whole = have->filters == 0 && strcmp(want->filter, ">") == 0;
     char number[24];
 

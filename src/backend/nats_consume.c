@@ -152,6 +152,19 @@ bool ev_nats_settle(void *state, void *binding, void *token, enum ev_settle verb
     return !t->ack || tell(state, t->address ? t->address : t->msg, verb, delay_ns);
 }
 
+/* By the consumer's ack subject: the messages themselves may be gone. */
+bool ev_nats_settle_seq(void *state, void *binding, enum ev_settle verb, uint64_t stream_seq, uint64_t consumer_seq)
+{
+    struct ev_nats *st = state;
+    const struct ev_nats_binding *b = binding;
+    char text[EV_NATS_VERB_MAX], subject[EV_NATS_SUBJECT_MAX];
+    const size_t len = ev_nats_verb(text, verb, 0);
+
+    (void)snprintf(subject, sizeof subject, "$JS.ACK.%s.%s.1.%" PRIu64 ".%" PRIu64 ".0.0", b->stream, b->consumer,
+                   stream_seq, consumer_seq);
+    return ev_nats_publish(st, subject, NULL, text, len);
+}
+
 const char *ev_nats_header(void *state, void *token, const char *name)
 {
     struct ev_nats_token *t = token;
@@ -339,6 +352,8 @@ static void deliver(struct ev_nats *st, struct ev_nats_binding *b, natsMsg *msg,
         token_free(c, t);
     }
     c->refused++;
+    if (b->ack_all)
+        ev_nats_frontier_refused(st, b);
     if (!c->refused_logged)
         ev_log(st->log, EVBUS_LOG_WARN, "nats", "no room or memory for a message on '%s': handed back", d.topic);
     c->refused_logged = true;
@@ -378,6 +393,8 @@ static void take_delivery(struct ev_nats *st, const struct ev_nats_core *core, n
     const struct ev_nats_inbox *inbox = c->buckets[b->bucket].inbox;
     if (inbox && core == &inbox->core) /* else its inbox was cut: more may follow, or be lost */
         watch_foreign(st, b, ref.consumer_seq);
+    if (b->ack_all)
+        ev_nats_frontier_row(st, b, ref.consumer_seq);
     deliver(st, b, msg, &ref);
     if (b->gap.seen)
         ev_nats_gap_delivered(st, b, ref.stream_seq);

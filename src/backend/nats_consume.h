@@ -76,11 +76,14 @@ struct ev_nats_gap {
     unsigned char *seen; /* gathering: bits, which of the range came again; NULL: not in this link */
     uint64_t unseen;     /* of what was pending */
     int64_t gather_until;
-    bool gathering;                  /* the core was told to, and not to stop yet */
-    bool second;                     /* the second time through */
-    bool list_ends;                  /* its last sequence is here */
-    bool due;                        /* to begin when no pull is open */
-    bool logged;                     /* no answer: said once per gap */
+    bool gathering;      /* the core was told to, and not to stop yet */
+    bool second;         /* the second time through */
+    bool recheck, tried; /* ack_all: what was asked for comes with the next pull, then asked again; it was sent */
+    bool worked_off;     /* ack_all: what we settled before this question is */
+    uint32_t rounds;     /* ack_all: asked for so often, and not all is here */
+    bool list_ends;      /* its last sequence is here */
+    bool due;            /* to begin when no pull is open */
+    bool logged;         /* no answer: said once per gap */
     bool others_logged, slow_logged; /* said once */
 };
 
@@ -94,6 +97,7 @@ struct ev_nats_binding {
     uint64_t id;
     bool durable, ack;
     bool exclusive; /* the gap rule is for it */
+    bool ack_all;   /* frontier acks */
     bool fresh;     /* bind made the consumer: nothing was delivered before */
     int64_t ack_wait_ns;
 
@@ -132,6 +136,8 @@ struct ev_nats_binding {
     struct ev_nats_gap gap;
     struct ev_nats_holding *holding; /* exclusive: nats_lease_io.c's */
     bool active;                     /* exclusive: this member's turn */
+    bool certain;                    /* ack_all: the core has all that is pending: ev_host_certain */
+    uint64_t row;                    /* certain: the last delivery's consumer sequence */
     int64_t patience;                /* until when the pulls of the member before may be open */
 
     /* Leaving: detached, not quiet yet */
@@ -263,6 +269,23 @@ void ev_nats_gap_answer(struct ev_nats *st, natsMsg *msg, const char *rest);
 bool ev_nats_gap_listed(struct ev_nats *st, struct ev_nats_binding *chain, const struct ev_nats_ackref *ref);
 /* The server refused one of its messages; or, settling, any verdict. */
 void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, bool settling, const char *text);
+
+/* ---- nats_frontier.c: [loop]; of bindings with frontier acks (ack_all), with others they do nothing --------------- */
+
+/* What was delivered may not be here. */
+void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b);
+/* All of it is: as the gap rule found. */
+void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b);
+/* It was asked for: the gap rule looks again after the next pull. */
+void ev_nats_frontier_look_again(struct ev_nats_binding *b);
+/* As many as are pending are here. */
+bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding *b);
+/* It did not come: is it in the stream at all? So it is listed; then: all of the list is here. */
+bool ev_nats_frontier_lists(const struct ev_nats_binding *b);
+bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_binding *b);
+/* A delivery comes; one was not taken by the core. */
+void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq);
+void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);
 
 /* ---- nats_leave.c: [loop] ---------------------------------------------------------------------------------------- */
 

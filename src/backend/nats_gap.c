@@ -154,7 +154,7 @@ void ev_nats_gap_begin(struct ev_nats *st, struct ev_nats_binding *b)
     if (!b->exclusive || b->lost || !b->attached || !ev_nats_is_up(st) || ev_nats_members_right(st, b) == 0)
         return;
     drop_list(st, b);
-    g->due = g->logged = false;
+    g->due = g->logged = g->recheck = g->worked_off = false;
     g->begun = st->now;
     g->tries = 0;
     g->pause = 0;
@@ -164,7 +164,7 @@ void ev_nats_gap_begin(struct ev_nats *st, struct ev_nats_binding *b)
 
 void ev_nats_gap_later(struct ev_nats *st, struct ev_nats_binding *b)
 {
-    (void)st;
+    ev_nats_frontier_doubt(st, b);
     b->gap.due = b->exclusive && !EV_BUG(EV_BUG_GAP_FORGOTTEN);
 }
 
@@ -193,10 +193,16 @@ void ev_nats_gap_end(struct ev_nats *st, struct ev_nats_binding *b)
         go(st, b, EV_NATS_GAP_CLOSED, 0, EV_NEVER);
 }
 
-static void close_gap(struct ev_nats *st, struct ev_nats_binding *b)
+/* ---- The end ----------------------------------------------------------------------------------------------------- */
+
+static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certain)
 {
     struct ev_nats_gap *g = &b->gap;
 
+    if (certain)
+        ev_nats_frontier_certain(st, b);
+    else
+        ev_nats_frontier_look_again(b);
     g->left = g->told < g->pending ? g->told : g->pending;
     if (g->told > 0)
         ev_log(st->log, EVBUS_LOG_INFO, "nats",
@@ -272,7 +278,7 @@ static void gather(struct ev_nats *st, struct ev_nats_binding *b)
                "consumer '%s' of stream '%s': what was delivered before comes in the order of the server's queue",
                b->consumer, b->stream);
     }
-    close_gap(st, b);
+    close_gap(st, b, false);
     if (g->seen)
         ev_nats_pull_schedule(st->consume, b, g->gather_until);
 }
@@ -322,7 +328,7 @@ static void leave_to_others(struct ev_nats *st, struct ev_nats_binding *b)
     b->gap.others_logged = true;
     b->foreign_at = st->now; /* its room may be full by and by: without open pulls it is active all the same */
     ev_host_foreign(st->host, b->sub, 0); /* how many deliveries it got is not known */
-    close_gap(st, b);
+    close_gap(st, b, false);
 }
 
 /* ---- What is missing --------------------------------------------------------------------------------------------- */
@@ -375,7 +381,7 @@ static void judge(struct ev_nats *st, struct ev_nats_binding *b)
     g->tries = 0;
     g->pause = 0;
     if (g->pending == 0 && (g->waiting == 0 || st->now >= b->patience)) {
-        close_gap(st, b);
+        close_gap(st, b, true);
     } else if (b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) {
         leave_to_others(st, b);
     } else if (g->waiting > 0 && st->now < others_until(b)) {
@@ -384,8 +390,8 @@ static void judge(struct ev_nats *st, struct ev_nats_binding *b)
         go(st, b, EV_NATS_GAP_PAUSE, 0, st->now + pause);
     } else if (g->waiting > 0) {
         leave_to_others(st, b);
-    } else if (dense(g) && all_here(st, b)) {
-        close_gap(st, b);
+    } else if (b->ack_all ? ev_nats_frontier_all_here(st, b) : dense(g) && all_here(st, b)) {
+        close_gap(st, b, true);
     } else {
         probe(st, b, EV_NATS_GAP_PROBE);
     }
@@ -528,7 +534,10 @@ static void probed(struct ev_nats *st, struct ev_nats_binding *b, bool answered)
         wait_out(st, b, EVBUS_TIMEOUT, "settling is not answered");
     else if (!answered)
         probe(st, b, EV_NATS_GAP_PROBE);
-    else if (dense(g))
+    else if (b->ack_all && !g->worked_off) {
+        g->worked_off = true; /* our acks were on their way when it was asked what is pending */
+        ask(st, b);
+    } else if (dense(g) && !ev_nats_frontier_lists(b))
         start_telling(st, b);
     else if (g->listed <= LIST_MAX)
         make_list(st, b);
@@ -542,10 +551,12 @@ static void list_goes_on(struct ev_nats *st, struct ev_nats_binding *b)
 
     if (g->page == 0 && !g->list_ends)
         next_page(st, b);
+    else if (ev_nats_frontier_lists(b) && ev_nats_frontier_all_listed(st, b))
+        close_gap(st, b, true);
     else if (g->count > 0)
         start_telling(st, b);
     else
-        close_gap(st, b);
+        close_gap(st, b, false);
 }
 
 void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b)
@@ -590,7 +601,7 @@ void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b)
     else if (g->step == EV_NATS_GAP_LIST)
         list_goes_on(st, b);
     else
-        close_gap(st, b);
+        close_gap(st, b, false);
 }
 
 /* ---- Answers ----------------------------------------------------------------------------------------------------- */

@@ -417,6 +417,7 @@ void ev_nats_part(void *state, void *binding);
 void ev_nats_want(void *state, void *binding, struct ev_room room);
 int64_t ev_nats_silent_since(void *state, void *binding);
 bool ev_nats_settle(void *state, void *binding, void *token, enum ev_settle verb, int64_t delay_ns);
+bool ev_nats_settle_seq(void *state, void *binding, enum ev_settle verb, uint64_t stream_seq, uint64_t consumer_seq);
 void ev_nats_replace(void *state, void *token, void *newer);
 void ev_nats_release(void *state, void *token);
 const char *ev_nats_header(void *state, void *token, const char *name);

@@ -172,7 +172,7 @@ static void activate(struct ev_nats *st, struct ev_nats_holding *h)
     b->foreign_at = 0;
     b->patience = h->lease.inherited_ns > 0 ? st->now + h->lease.inherited_ns : 0;
     ev_host_active(st->host, b->sub, true);
-    if (!b->fresh || h->lease.known)
+    if (!b->fresh || h->lease.known || b->ack_all)
         ev_nats_gap_later(st, b);
     ev_nats_pull_consider(st, b);
 }
@@ -182,6 +182,7 @@ static void fence(struct ev_nats *st, struct ev_nats_binding *b)
 {
     b->active = false;
     ev_nats_gap_end(st, b);
+    ev_nats_frontier_doubt(st, b);
     if (b->attached && b->out_msgs > 0)
         ev_nats_pull_cut(st, &st->consume->buckets[b->bucket]);
     ev_nats_pull_reset(b);

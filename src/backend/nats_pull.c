@@ -19,8 +19,9 @@
 
 #define BACKOFF_MIN (100 * EV_MS)
 #define BACKOFF_MAX (10 * EV_SEC)
-#define LAG (2 * EV_MS)              /* with little room: how long to wait for more before pulling for less */
-#define GRACE (2 * EV_SEC)           /* what a status may be late */
+#define LAG (2 * EV_MS)    /* with little room: how long to wait for more before pulling for less */
+#define GRACE (2 * EV_SEC) /* what a status may be late */
+#define RECHECK_EXPIRES EV_SEC
 #define PULL_MIN (20 * EV_MS)        /* below that a pull is not worth it: soon the right is renewed */
 #define HEARTBEAT_SHARE (10 * EV_MS) /* per binding: all together send at most 100 heartbeats a second */
 
@@ -165,7 +166,11 @@ static bool decide(struct ev_nats_binding *b, int64_t now, struct ask *ret, int6
             return false;
         }
     }
-    return fit_bytes(b, left < b->batch_max ? left : b->batch_max, ret);
+    uint32_t most = left < b->batch_max ? left : b->batch_max;
+    if (b->gap.recheck && b->gap.left > 0 &&
+        b->gap.left < most) /* what was asked for, no more: then it is looked again */
+        most = (uint32_t)b->gap.left;
+    return fit_bytes(b, most, ret);
 }
 
 static bool send_pull(struct ev_nats *st, struct ev_nats_binding *b, const struct ask *ask)
@@ -180,6 +185,8 @@ static bool send_pull(struct ev_nats *st, struct ev_nats_binding *b, const struc
         expires = b->expires_max;
     if (b->exclusive && expires > ev_nats_members_right(st, b)) /* it takes nothing after that */
         expires = ev_nats_members_right(st, b);
+    if (b->gap.recheck && expires > RECHECK_EXPIRES)
+        expires = RECHECK_EXPIRES;
     if (expires < PULL_MIN)
         return false;
     b->heartbeat = jitter(beat);
@@ -200,6 +207,7 @@ static bool send_pull(struct ev_nats *st, struct ev_nats_binding *b, const struc
     remember_pull(b, &pull);
     b->asked = st->now;
     b->lag_at = 0;
+    b->gap.tried = true;
     b->pulled = true;
     if (pull.until > b->pulled_until)
         b->pulled_until = pull.until;
@@ -216,14 +224,15 @@ void ev_nats_pull_consider(struct ev_nats *st, struct ev_nats_binding *b)
         (b->exclusive && ev_nats_members_right(st, b) == 0))
         return;
     forget_expired(b, st->now);
-    if (b->gap.due && b->out_msgs == 0) {
+    const bool last = b->gap.recheck && !b->gap.tried; /* one more pull before it is asked */
+    if (b->gap.due && b->out_msgs == 0 && !last) {
         ev_nats_gap_begin(st, b);
         return;
     }
     const struct ev_nats_bucket *k = &st->consume->buckets[b->bucket];
     if (st->now < b->retry_at || st->now < k->fence) {
         at = b->retry_at > k->fence ? b->retry_at : k->fence;
-    } else if (!b->gap.due && decide(b, st->now, &ask, &at) && !send_pull(st, b, &ask)) {
+    } else if ((!b->gap.due || last) && decide(b, st->now, &ask, &at) && !send_pull(st, b, &ask)) {
         ev_nats_pull_back_off(st, b);
         at = b->retry_at;
     }

@@ -276,6 +276,7 @@ void ev_nats_consume_down(struct ev_nats *st)
         if (!b)
             continue;
         ev_nats_gap_end(st, b);
+        ev_nats_frontier_doubt(st, b);
         ev_nats_pull_reset(b);
         b->seq_known = false;
         b->backoff = 0;

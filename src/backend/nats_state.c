@@ -34,7 +34,7 @@ static bool read_one(const json_t *info, struct ev_consumer_state *s)
 
     memset(s, 0, sizeof *s);
     s->durable = json_string_length(json_object_get(config, "durable_name")) > 0;
-    s->ack_explicit = ack && strcmp(ack, "explicit") == 0;
+    s->ack_explicit = ack && strcmp(ack, "none") != 0;
     s->pending = count_of(info, "num_pending");
     s->ack_pending = count_of(info, "num_ack_pending");
     s->redelivered = count_of(info, "num_redelivered");

@@ -66,7 +66,9 @@ enum ev_model_bug {
     EV_BUG_UNKNOWN_REFUSED, /* unknown is reported as refused */
     EV_BUG_UNKNOWN_LEAVES,  /* bytes may leave after they were reported */
     EV_BUG_RECEIPT_DROPPED, /* on_publish_error hears of nothing */
-    EV_BUG_FLIGHT_OFF       /* every first publisher looks for the stream himself */
+    EV_BUG_FLIGHT_OFF,      /* every first publisher looks for the stream himself */
+    EV_BUG_FRONTIER_PAST,   /* a frontier ack goes past a message that is not finished */
+    EV_BUG_FRONTIER_CERTAIN /* it is sent although not all that was delivered may be here */
 };
 extern enum ev_model_bug ev_model_bug;
 #define EV_BUG(name) (ev_model_bug == (name))

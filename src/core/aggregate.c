@@ -339,6 +339,13 @@ static uint32_t run_length(const struct ev_agg *agg)
     return alone ? 1 : EV_RUN_MAX;
 }
 
+static bool is_next(const struct ev_agg *agg, const evbus_msg *m)
+{
+    const uint64_t to = agg->sub->finish_to;
+
+    return m && !m->doomed && m->phase == EV_MSG_QUEUED && (to == 0 || m->stream_seq <= to);
+}
+
 /* Its turn has come in the runnable list: the run goes to a worker. */
 static struct ev_job *hand_out(evbus *bus, struct ev_job *job)
 {
@@ -355,7 +362,7 @@ static struct ev_job *hand_out(evbus *bus, struct ev_job *job)
     }
     if ((probe = ev_breaker_probe(sub)))
         most = 1;
-    for (uint32_t n = 0; n < most && agg->head && !agg->head->doomed && agg->head->phase == EV_MSG_QUEUED; n++) {
+    for (uint32_t n = 0; n < most && is_next(agg, agg->head); n++) {
         last = agg->head;
         agg->head = last->next;
         last->phase = EV_MSG_OUT;
@@ -396,6 +403,8 @@ void ev_agg_next(evbus *bus, struct ev_agg *agg, int64_t now)
     }
     if (ev_load_relaxed(&agg->sub->stop)) /* written by the loop, or on its behalf: ev_agg_stop hands it back */
         return;
+    if (agg->sub->finish_to > 0 && m->stream_seq > agg->sub->finish_to) /* the same */
+        return;
     if (agg->sub->gathering || !may_start(bus, agg->sub)) /* ev_dispatch_gather, ev_aggs_resume come back to it */
         return;
     if (now < agg->ready_at) {
@@ -421,6 +430,11 @@ void ev_agg_stop(evbus *bus, struct ev_agg *agg, bool force, int64_t now)
 
     if (!force && (!agg->sub->quiet || agg->out > 0 || agg->letter))
         return; /* the broker delivers again in the order of the hand-backs */
+    if (!force && agg->head && agg->head->stream_seq <= agg->sub->finish_to) {
+        ev_agg_account(bus, agg);
+        ev_agg_next(bus, agg, now);
+        return;
+    }
     if (agg->state == EV_AGG_PAUSED) {
         heap_remove(&bus->in, agg);
         agg->state = EV_AGG_IDLE;
@@ -458,6 +472,14 @@ void ev_dispatch_gather(evbus *bus, struct evbus_sub *sub, bool on, int64_t now)
                 ev_agg_next(bus, a, now);
         }
     }
+}
+
+bool ev_aggs_pause(const evbus *bus, const struct evbus_sub *sub)
+{
+    for (uint32_t i = 0; i < bus->in.heap_count; i++)
+        if (bus->in.heap[i + 1]->sub == sub)
+            return true;
+    return false;
 }
 
 void ev_aggs_stop(evbus *bus, const struct evbus_sub *sub, bool force, int64_t now)

@@ -144,7 +144,7 @@ struct ev_consumer_state {
     char stream[EV_NAME_MAX], name[EV_NAME_MAX];
     char filter[EV_NAME_MAX]; /* "": none */
     bool durable;
-    bool ack_explicit;
+    bool ack_explicit;    /* or all: false: nothing is settled */
     uint64_t pending;     /* stored and not delivered */
     uint64_t ack_pending; /* delivered and not settled */
     uint64_t redelivered; /* of those, more than once */
@@ -162,7 +162,9 @@ struct ev_consumer_cfg {
     bool durable;       /* false: ephemeral, removed by the broker when unused */
     bool deliver_new;
     bool ack_explicit; /* false: ack none (plain) */
-    bool exclusive;    /* one active member at a time, the others stand by: nothing is delivered before
+    bool ack_all;   /* with ack_explicit, of exclusive ones: an ack settles all below it too. Settled by settle_seq, and
+                          only when ev_host_certain says so; never by EV_SETTLE_ACK or TERM of one message */
+    bool exclusive; /* one active member at a time, the others stand by: nothing is delivered before
                                     ev_host_active; what the broker delivered and nobody here holds is asked for again
                                     (the gap rule, design 8) */
     int64_t ack_wait_ns;
@@ -260,10 +262,13 @@ struct ev_backend_ops {
      * header: first value of a header, NULL if absent; called by the thread that has the message. headers: all of
      * them as a block (see ev_record), into a buffer; returns the length needed. */
     bool (*settle)(void *state, void *binding, void *token, enum ev_settle verb, int64_t delay_ns); /* [loop] */
-    void (*replace)(void *state, void *token, void *newer);                                         /* [loop] */
-    void (*release)(void *state, void *token);                                                      /* [loop] */
-    const char *(*header)(void *state, void *token, const char *name);                              /* [any] */
-    size_t (*headers)(void *state, void *token, char *buf, size_t cap);                             /* [loop] */
+    /* ack_all, by sequence. ACK: it and all below; `consumer_seq` as core/frontier.h says. NAK, EXTEND: it alone. */
+    bool (*settle_seq)(void *state, void *binding, enum ev_settle verb, uint64_t stream_seq,
+                       uint64_t consumer_seq);                          /* [loop] */
+    void (*replace)(void *state, void *token, void *newer);             /* [loop] */
+    void (*release)(void *state, void *token);                          /* [loop] */
+    const char *(*header)(void *state, void *token, const char *name);  /* [any] */
+    size_t (*headers)(void *state, void *token, char *buf, size_t cap); /* [loop] */
 };
 
 /* ---- What a backend may call -------------------------------------------------------------------------------------- */
@@ -295,6 +300,12 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
 /* What the broker delivered before and nobody has will come in any order: while on, messages are put in the order of
  * the stream and none starts. [loop] */
 void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on);
+/* ack_all. Certain: all that the broker delivered and holds as unsettled was handed to the core, `consumer_seq` is the
+ * broker's count of the last of it, and what follows is handed over without a gap, until said otherwise. Before the
+ * first call it is not. [loop] */
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq);
+/* ack_all. All that the broker holds as delivered and unsettled lies in first..last: how many of them the core has. [loop] */
+uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last);
 /* After detach: nothing more comes for this subscription. [loop] */
 void ev_host_quiet(struct ev_host *host, struct evbus_sub *sub);
 /* The consumer is gone, changed or unusable; the core binds again on the housekeeping thread. [loop] */
@@ -325,6 +336,7 @@ struct ev_host_tap {
     void (*acked)(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack);
     bool (*deliver)(struct ev_host *host, const struct ev_delivery *delivery);
     bool (*holds)(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq);
+    uint32_t (*unsettled)(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last);
     void (*gather)(struct ev_host *host, struct evbus_sub *sub, bool on);
     void (*active)(struct ev_host *host, struct evbus_sub *sub, bool active);
     void (*quiet)(struct ev_host *host, struct evbus_sub *sub);

@@ -141,7 +141,8 @@ static void later(evbus *bus, evbus_msg *m, int64_t until)
     }
     if (m == agg->head && !agg->out)
         agg->ready_at = until;
-    if (ev_load_relaxed(&m->sub->stop)) /* written by the loop */
+    ev_frontier_give_up(m->sub);
+    if (ev_sub_stops(m->sub))
         ev_agg_stop(bus, agg, false, ev_now(bus));
     else
         ev_agg_next(bus, agg, ev_now(bus));

@@ -42,6 +42,11 @@ void ev_settle(evbus *bus, evbus_msg *m, enum ev_settle verb, int64_t delay_ns)
     struct evbus_sub *sub = m->sub;
 
     ev_settled_add(&sub->settled, ev_settled_key(m->stream_seq, m->stored_ns));
+    if (sub->consumer.ack_all) {
+        ev_frontier_finish(&sub->frontier, m->stream_seq);
+        ev_held_free(bus, m);
+        return;
+    }
     if (!sub->consumer.ack_explicit || ev_tell(bus, sub, m->token, verb, delay_ns)) {
         ev_held_free(bus, m);
         return;
@@ -195,9 +200,11 @@ static void delivered_again(evbus *bus, evbus_msg *m, const struct ev_delivery *
     bus->ops->replace(bus->state, m->token, d->token);
     m->deliveries = d->delivery_count;
     ev_held_touch(m, now);
+    if (m->sub->consumer.ack_all)
+        (void)ev_frontier_again(&m->sub->frontier, d->stream_seq, d->consumer_seq, m->gone && !m->fenced);
     if (m->fenced) /* it is ours again: the verdict under way counts */
         m->fenced = m->gone = false;
-    else if (m->gone)
+    else if (m->gone && !m->sub->consumer.ack_all)
         (void)ev_tell(bus, m->sub, m->token, EV_SETTLE_TERM, 0);
 }
 
@@ -220,7 +227,10 @@ static bool settled_before(evbus *bus, struct evbus_sub *sub, const struct ev_de
         (!drop && !ev_settled_has(&sub->settled, ev_settled_key(d->stream_seq, d->stored_ns)) && !given_before(sub, d)))
         return false;
     ev_count(&bus->n.duplicates_settled, 1);
-    (void)ev_tell(bus, sub, d->token, EV_SETTLE_ACK, 0);
+    if (sub->consumer.ack_all)
+        (void)ev_frontier_again(&sub->frontier, d->stream_seq, d->consumer_seq, true);
+    else
+        (void)ev_tell(bus, sub, d->token, EV_SETTLE_ACK, 0);
     bus->ops->release(bus->state, d->token);
     return true;
 }
@@ -240,10 +250,14 @@ static bool is_known(evbus *bus, struct evbus_sub *sub, const struct ev_delivery
 
 static bool take_in(evbus *bus, struct evbus_sub *sub, const struct ev_delivery *d, bool in_a_row, int64_t now)
 {
+    if (sub->consumer.ack_all && !ev_frontier_take(sub, d))
+        return false;
     evbus_msg *m = ev_held_new(bus, d, now);
 
-    if (!m)
+    if (!m) {
+        ev_frontier_absent(&sub->frontier, d->stream_seq);
         return false;
+    }
     if (!sub->envelope) {
         deliver_plain(bus, m);
         return true;
@@ -258,6 +272,7 @@ static bool take_in(evbus *bus, struct evbus_sub *sub, const struct ev_delivery 
     if (deliver_envelope(bus, m, now))
         return true;
     note_not_given(sub, d->stream_seq);
+    ev_frontier_absent(&sub->frontier, d->stream_seq);
     (void)ev_tell(bus, sub, m->token, EV_SETTLE_NAK, EV_SEC);
     ev_held_free(bus, m);
     return true;
@@ -305,6 +320,7 @@ static void retry(evbus *bus, evbus_msg *m, int64_t now)
     } else {
         agg->ready_at = now + ev_retry_pause(m);
     }
+    ev_frontier_give_up(m->sub);
     m->retry_after_ms = 0;
     m->phase = EV_MSG_QUEUED;
     (EV_BUG(EV_BUG_RETRY_BEHIND) ? ev_agg_append : ev_agg_put_back)(agg, m);
@@ -410,7 +426,9 @@ static void came_back(evbus *bus, evbus_msg *m, int64_t now)
             let_go(bus, m);
         else
             judge(bus, m, now);
-        if (ev_load_relaxed(&sub->stop)) { /* own field */
+        if (!sub->frontier.certain)
+            ev_frontier_give_up(sub);
+        if (ev_sub_stops(sub)) {
             ev_agg_stop(bus, agg, false, now);
         } else {
             ev_agg_account(bus, agg);
@@ -485,8 +503,10 @@ static void tick(evbus *bus, int64_t now)
         bus->in.next_overdue = now + TICK_MAX;
     for (struct evbus_sub *sub = bus->in.attached; sub; sub = sub->next_attached) {
         ev_held_leases(bus, sub, now);
-        if (look)
+        if (look) {
             find_overdue(bus, sub, now);
+            ev_frontier_look(bus, sub);
+        }
     }
 }
 
@@ -504,7 +524,7 @@ bool ev_dispatch_turn(evbus *bus, int64_t now)
         busy = true;
     }
     tick(bus, now);
-    return busy;
+    return ev_frontiers_turn(bus, now) || busy;
 }
 
 int64_t ev_dispatch_due(const evbus *bus)
@@ -515,7 +535,8 @@ int64_t ev_dispatch_due(const evbus *bus)
         due = bus->in.next_tick;
     if (bus->in.breaker_due < due)
         due = bus->in.breaker_due;
-    return due;
+    const int64_t told = ev_frontiers_due(bus);
+    return told < due ? told : due;
 }
 
 /* ---- Subscriptions ----------------------------------------------------------------------------------------------- */
@@ -530,7 +551,10 @@ static void room_of(evbus *bus, const struct evbus_sub *sub, struct ev_room *roo
                         sub->held_bytes >= sub->o.inflight_bytes_max;
 
     d->famine = d->famine || full;
-    room->msgs = closed || sub->held >= limit ? 0 : limit - sub->held;
+    /* Until all that was delivered before is here, what is finished of it takes no room: it may be more than the window. */
+    const bool waits = sub->frontier.certain && sub->frontier.count > sub->held;
+    const uint32_t used = waits ? sub->frontier.count : sub->held;
+    room->msgs = closed || used >= limit ? 0 : limit - used;
     room->bytes = closed ? 0 : sub->o.inflight_bytes_max - sub->held_bytes;
 }
 
@@ -557,6 +581,7 @@ void ev_dispatch_rooms(evbus *bus)
     while (sub) {
         struct evbus_sub *next = sub->next_dirty;
         sub->dirty = false;
+        ev_frontier_moved(bus, sub, bus->turn_ns);
         if (sub->binding && !sub->detached) {
             room_of(bus, sub, &room);
             bus->ops->want(bus->state, sub->binding, room);
@@ -602,7 +627,9 @@ static void letter_stored(evbus *bus, evbus_msg *m)
 
     if (m->abandoned) { /* the broker is told now; the memory is freed when the worker comes back */
         ev_settled_add(&m->sub->settled, ev_settled_key(m->stream_seq, m->stored_ns));
-        if (!m->fenced)
+        if (m->sub->consumer.ack_all)
+            ev_frontier_finish(&m->sub->frontier, m->stream_seq);
+        else if (!m->fenced)
             (void)ev_tell(bus, m->sub, m->token, EV_SETTLE_TERM, 0);
         m->gone = true;
         agg->failing = false;
@@ -627,7 +654,9 @@ void ev_dispatch_letter_done(evbus *bus, evbus_msg *m, bool stored, int64_t now)
         letter_stored(bus, m);
     else
         letter_failed(m, now);
-    if (ev_load_relaxed(&sub->stop)) { /* own field */
+    if (!stored)
+        ev_frontier_give_up(sub);
+    if (ev_sub_stops(sub)) {
         ev_agg_stop(bus, agg, false, now);
         ev_sub_check_ended(sub);
         return;

@@ -76,6 +76,8 @@ struct ev_dispatch {
     struct evbus_sub *dirty;    /* whose room changed this turn */
     evbus_msg *unsettled;       /* finished, but the broker could not be told: no link */
     evbus_msg *given_up;        /* dropped by a fan-out subscription, to be ended this turn */
+    struct evbus_sub *lagging;  /* whose frontier moved and was not told, linked by next_lagging */
+    int64_t next_lag;           /* when it is */
     uint64_t ordinal;           /* deliveries so far: the order within a queue */
     uint32_t attached_count;    /* of those, without the ones that stop */
     int64_t next_tick;          /* leases, overdue handlers */
@@ -126,6 +128,7 @@ bool ev_aggs_wake(evbus *bus, int64_t now);                    /* paused ones wh
 int64_t ev_aggs_due(const evbus *bus);
 /* Hands back what is queued, in order, once its run and its letter are back (`force`: at once); may free it. */
 void ev_agg_stop(evbus *bus, struct ev_agg *agg, bool force, int64_t now);
+bool ev_aggs_pause(const evbus *bus, const struct evbus_sub *sub); /* one of its waits for its next attempt */
 void ev_aggs_stop(evbus *bus, const struct evbus_sub *sub, bool force, int64_t now);
 
 /* Messages here (held.c): the table, the pool, leases. */
@@ -146,6 +149,21 @@ void ev_room_changed(struct evbus_sub *sub); /* held.c: the backend is told at t
 bool ev_may_act(const evbus *bus, const struct evbus_sub *sub); /* start and settle, now */
 bool ev_fenced(const struct evbus_sub *sub);                    /* another member has what is here */
 void ev_rights_check(evbus *bus);
+
+/* Frontier acks (frontier_acks.c); of other subscriptions they do nothing. */
+void ev_frontier_moved(evbus *bus, struct evbus_sub *sub, int64_t now); /* tells, or sees to it that it is told soon */
+bool ev_frontiers_turn(evbus *bus, int64_t now);
+int64_t ev_frontiers_due(const evbus *bus);
+void ev_frontier_leases(evbus *bus, struct evbus_sub *sub, int64_t now); /* of what is finished and not told */
+void ev_frontier_look(evbus *bus, struct evbus_sub *sub);                /* does it stand still */
+/* The subscription ends: told for the last time; what is finished beyond is handed back, or counted as left. */
+void ev_frontier_end(evbus *bus, struct evbus_sub *sub);
+/* It stops: up to which sequence everything should still be handled, so that the next member handles nothing again; 0: it
+ * would not help, or take too long. Given up when something fails on the way. */
+uint64_t ev_frontier_finish_to(const evbus *bus, const struct evbus_sub *sub);
+void ev_frontier_give_up(struct evbus_sub *sub);
+/* It is a delivery's turn to be noted; false: no room. */
+bool ev_frontier_take(struct evbus_sub *sub, const struct ev_delivery *d);
 
 /* Settling (dispatch.c). */
 /* The broker is told, if this member may; false: it may not, or there is no link. */

@@ -240,6 +240,7 @@ void ev_held_leases(evbus *bus, struct evbus_sub *sub, int64_t now)
 
     if (!sub->consumer.ack_explicit || !sub->binding || !ev_may_act(bus, sub))
         return;
+    ev_frontier_leases(bus, sub, now);
     for (uint32_t n = sub->held; n > 0 && sub->oldest && now - sub->oldest->lease_ns >= third; n--) {
         evbus_msg *m = sub->oldest;
         if (m->phase != EV_MSG_UNSETTLED && !m->gone) {

@@ -109,7 +109,25 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
 {
     if (host->tap)
         return host->tap->holds(host, sub, stream_seq);
-    return ev_held_has(ev_bus_of(host), sub, stream_seq);
+    return ev_held_has(ev_bus_of(host), sub, stream_seq) || ev_frontier_has(&sub->frontier, stream_seq);
+}
+
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
+{
+    (void)host;
+    sub->frontier.certain = certain;
+    if (!certain)
+        return;
+    sub->frontier.top = consumer_seq;
+    ev_room_changed(sub);
+}
+
+uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)
+{
+    if (host->tap)
+        return host->tap->unsettled(host, sub, first, last);
+    ev_room_changed(sub);
+    return sub->frontier.count > 0 ? ev_frontier_within(&sub->frontier, first, last) : 0;
 }
 
 void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on)

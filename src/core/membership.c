@@ -141,6 +141,7 @@ void ev_dispatch_attach(evbus *bus, struct evbus_sub *sub)
 
 void ev_dispatch_rebound(evbus *bus, struct evbus_sub *sub)
 {
+    ev_frontier_clear(&sub->frontier);
     ev_store_relaxed(&sub->watched.seen, 0); /* its stream may be another: its sequences begin anew */
     bus->ops->attach(bus->state, sub->binding);
     ev_room_changed(sub);
@@ -197,6 +198,7 @@ static void fence(evbus *bus, struct evbus_sub *sub, int64_t now)
             m->fenced = true;
     }
     ev_aggs_stop(bus, sub, true, now);
+    ev_frontier_clear(&sub->frontier);
     ev_span_forget(&sub->span); /* it was given to us, and not settled by us */
     ev_span_forget(&sub->given);
     ev_dispatch_gather(bus, sub, false, now);
@@ -222,7 +224,7 @@ void ev_dispatch_quiet(evbus *bus, struct evbus_sub *sub, int64_t now)
     sub->quiet = true;
     if (sub->stopping)
         return;
-    if (ev_load_relaxed(&sub->stop)) /* own field */
+    if (ev_sub_stops(sub))
         ev_aggs_stop(bus, sub, false, now);
     ev_sub_check_ended(sub);
 }
@@ -237,6 +239,13 @@ void ev_dispatch_forget(evbus *bus, struct evbus_sub *sub)
         link = &(*link)->next_attached;
     if (*link)
         *link = sub->next_attached;
+    for (link = &bus->in.lagging; sub->lagging && *link; link = &(*link)->next_lagging) {
+        if (*link != sub)
+            continue;
+        *link = sub->next_lagging;
+        sub->lagging = false;
+        break;
+    }
     for (link = &bus->in.dirty; sub->dirty && *link; link = &(*link)->next_dirty) {
         if (*link != sub)
             continue;
@@ -249,7 +258,11 @@ void ev_dispatch_forget(evbus *bus, struct evbus_sub *sub)
 void ev_dispatch_stop(evbus *bus, struct evbus_sub *sub, bool force, int64_t now)
 {
     sub->stopping = true;
-    if (sub->envelope || force)
+    if (sub->consumer.ack_all && !sub->detached && !ev_load_relaxed(&sub->stop)) /* own field */
+        sub->finish_to = force ? 0 : ev_frontier_finish_to(bus, sub);
+    if (force)
+        sub->finish_to = 0;
+    if ((sub->envelope && sub->finish_to == 0) || force)
         ev_store_release(&sub->stop, 1);
     leave(bus, sub);
     for (evbus_msg *m = sub->oldest, *next; force && m; m = next) {

@@ -110,6 +110,7 @@ void ev_msg_run(struct ev_job *job)
         const evbus_verdict v = call(m);
         if (v == EVBUS_DEFER) {
             /* Its settler may hand it back at once, and then the rest of the run must be back already. */
+            ev_store_relaxed(&m->sub->defers, 1); /* hint: ev_frontier_finish_to */
             add_not_run(&done, rest, now);
             flush(bus, &done);
             if (ev_or_acqrel(&m->defer, EV_DEFER_RETURNED) & EV_DEFER_SETTLED) /* D5 */

@@ -5,6 +5,7 @@
 
 #include "core/breaker.h"
 #include "core/bus.h"
+#include "core/frontier.h"
 #include "core/settled.h"
 #include "core/span.h"
 #include "core/tail.h"
@@ -34,6 +35,7 @@ struct evbus_sub {
 
     _Atomic(uint32_t) stop;   /* 1: workers start nothing of it any more */
     _Atomic(uint32_t) state;  /* enum ev_sub_state, for those who wait */
+    _Atomic(uint32_t) defers; /* 1: its handlers return EVBUS_DEFER: whoever ends it may be the one who settles */
     _Atomic(uint32_t) active; /* 1: it may act; EXCLUSIVE envelopes: as the backend says. Written by the loop: D9 */
 
     struct ev_watched watched;
@@ -58,13 +60,20 @@ struct evbus_sub {
     struct ev_tail tail;
     struct ev_breaker breaker;
     struct evbus_sub *next_attached, *next_dirty;
-    evbus_msg *oldest, *newest; /* by lease time */
-    struct ev_settled settled;  /* envelopes; made at the first message */
-    struct ev_span span;        /* envelopes of a stream ... */
-    const char *span_stream;    /* ... of this name */
-    struct ev_span given;       /* without what follows from the broker's count: only what came */
-    uint64_t sequence_top;      /* nothing above it was ever delivered here: needs not be looked for */
-    bool dismissed;             /* by evbus_unsubscribe, not by the bus's end */
+    evbus_msg *oldest, *newest;  /* by lease time */
+    struct ev_settled settled;   /* envelopes; made at the first message */
+    struct ev_span span;         /* envelopes of a stream ... */
+    const char *span_stream;     /* ... of this name */
+    struct ev_span given;        /* without what follows from the broker's count: only what came */
+    uint64_t sequence_top;       /* nothing above it was ever delivered here: needs not be looked for */
+    bool dismissed;              /* by evbus_unsubscribe, not by the bus's end */
+    struct ev_frontier frontier; /* with frontier acks; made at the first message */
+    struct evbus_sub *next_lagging;
+    int64_t frontier_lease;  /* when what is finished in it was last extended */
+    uint64_t frontier_front; /* the first of it when it was looked at; 0: nothing */
+    uint64_t finish_to;      /* stopping: up to here everything is still handled; 0: nothing is */
+    bool lagging;            /* in the list of those whose frontier is to be told */
+    bool frontier_held;      /* reported: nothing moves */
     uint64_t left_back, left_dropped, left_unsettled; /* for the report */
     uint64_t left_unhandled;
 
@@ -77,6 +86,12 @@ struct evbus_sub {
     bool nobody_waits;      /* unsubscribed inside its own handler; written before `halt` is posted */
     struct evbus_sub *next; /* bus->subs; guarded by bus->mutex */
 };
+
+/* Nothing new starts; but for what finish_to says. */
+static inline bool ev_sub_stops(const struct evbus_sub *sub)
+{
+    return ev_load_relaxed(&sub->stop) || sub->finish_to > 0; /* written by the loop, or on its behalf */
+}
 
 /* If nothing of it is here or under way: ev_sub_ended follows once the broker has worked off what it was told. [loop] */
 void ev_sub_check_ended(struct evbus_sub *sub);

@@ -28,6 +28,7 @@ static evbus_status check(const evbus_sub_opts *o)
     evbus_status st;
 
     if ((st = enum_check("membership", o->membership, EVBUS_SHARED)) != EVBUS_OK ||
+        (st = enum_check("ack_mode", o->ack_mode, EVBUS_ACK_FRONTIER)) != EVBUS_OK ||
         (st = enum_check("start", o->start, EVBUS_START_NEW)) != EVBUS_OK ||
         (st = enum_check("on_overdue", o->on_overdue, EVBUS_OVERDUE_DEAD_LETTER)) != EVBUS_OK ||
         (st = enum_check("on_waiting_full", o->on_waiting_full, EVBUS_WAITING_DEAD_LETTER)) != EVBUS_OK ||
@@ -42,6 +43,11 @@ static evbus_status check(const evbus_sub_opts *o)
     if (o->rate_per_s > 1000000 || (o->rate_burst && !o->rate_per_s))
         return ev_fail(EVBUS_INVALID, "evbus_sub_opts.rate_per_s: %u is above 1000000, or 0 with a rate_burst",
                        o->rate_per_s);
+    if (o->ack_mode == EVBUS_ACK_FRONTIER && (o->membership == EVBUS_SHARED || o->fanout))
+        return ev_fail(
+            EVBUS_UNSUPPORTED,
+            "evbus_sub_opts.ack_mode: EVBUS_ACK_FRONTIER is for EXCLUSIVE members of a group: an ack settles "
+            "all below it, whoever has it");
     if (o->fanout && o->group)
         return ev_fail(EVBUS_INVALID, "evbus_sub_opts.group: fanout has no group");
     if (o->fanout && o->start == EVBUS_START_ALL)
@@ -55,6 +61,7 @@ static void fill_defaults(evbus_sub_opts *o)
     FILL(retry_factor_pct, 200);
     FILL(retry_jitter_pct, 20);
     FILL(membership, EVBUS_EXCLUSIVE);
+    FILL(ack_mode, EVBUS_ACK_EACH);
     FILL(start, o->fanout ? EVBUS_START_NEW : EVBUS_START_ALL);
     FILL(ack_wait_ms, 30000);
     FILL(inflight_max, 1024);
@@ -102,6 +109,7 @@ static void describe_consumer(struct evbus_sub *sub)
     c->deliver_new = sub->o.start == EVBUS_START_NEW;
     c->ack_explicit = sub->envelope;
     c->exclusive = sub->envelope && !sub->o.fanout && sub->o.membership == EVBUS_EXCLUSIVE;
+    c->ack_all = sub->o.ack_mode == EVBUS_ACK_FRONTIER;
     c->ack_wait_ns = (int64_t)sub->o.ack_wait_ms * EV_MS;
     c->ack_pending_max = sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1);
     if (sub->o.fanout)
@@ -152,6 +160,7 @@ static void sub_free(struct evbus_sub *sub)
 {
     ev_settled_fini(&sub->settled);
     ev_tail_fini(sub);
+    ev_frontier_fini(&sub->frontier);
     ev_free(sub);
 }
 
@@ -306,6 +315,11 @@ static evbus_status subscribe(evbus *bus, const char *topic, evbus_handler fn, v
         return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.on_unhandled: only a group's envelopes wait for a handler");
     if ((st = ev_tail_check(&o, envelope)) != EVBUS_OK || (st = ev_breaker_check(&o, envelope)) != EVBUS_OK)
         return st;
+    if (o.ack_mode == EVBUS_ACK_FRONTIER && !envelope)
+        return ev_fail(EVBUS_UNSUPPORTED, "evbus_sub_opts.ack_mode: nothing is acknowledged of plain messages");
+    if (o.ack_mode == EVBUS_ACK_FRONTIER && o.on_unhandled == EVBUS_UNHANDLED_ACK)
+        return ev_fail(EVBUS_UNSUPPORTED,
+                       "evbus_sub_opts.on_unhandled: a frontier ack would settle what has failed too");
     const char *letters = o.dead_letter_topic;
     if ((st = sub_new(bus, topic, &o, &sub)) != EVBUS_OK)
         return st;
@@ -402,6 +416,7 @@ void ev_sub_check_ended(struct evbus_sub *sub)
     if (sub->held > 0 || !sub->detached || !sub->quiet || sub->stopping || sub->leaving)
         return;
     sub->leaving = true;
+    ev_frontier_end(sub->bus, sub);
     if (sub->binding && !sub->rebinding)
         sub->bus->ops->leave(sub->bus->state, sub->binding);
     else

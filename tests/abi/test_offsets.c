@@ -128,7 +128,7 @@ AT(evbus_pub_opts, key, 24);
 AT(evbus_pub_opts, timeout_ms, 32);
 AT(evbus_pub_opts, receipt, 36);
 
-SIZE(evbus_sub_opts, 136);
+SIZE(evbus_sub_opts, 144);
 AT(evbus_sub_opts, struct_size, 0);
 AT(evbus_sub_opts, group, 8);
 AT(evbus_sub_opts, dead_letter_topic, 16);
@@ -159,6 +159,8 @@ AT(evbus_sub_opts, tail, 120);
 AT(evbus_sub_opts, parked_max, 124);
 AT(evbus_sub_opts, breaker_failures, 128);
 AT(evbus_sub_opts, breaker_open_ms, 132);
+AT(evbus_sub_opts, ack_mode, 136);
+AT(evbus_sub_opts, reserved1, 140);
 
 SIZE(evbus_topic_opts, 96);
 AT(evbus_topic_opts, struct_size, 0);
@@ -570,6 +572,8 @@ VALUE(EVBUS_EXCLUSIVE, 1);
 VALUE(EVBUS_SHARED, 2);
 VALUE(EVBUS_START_ALL, 1);
 VALUE(EVBUS_START_NEW, 2);
+VALUE(EVBUS_ACK_EACH, 1);
+VALUE(EVBUS_ACK_FRONTIER, 2);
 VALUE(EVBUS_OVERDUE_KEEP, 1);
 VALUE(EVBUS_OVERDUE_DEAD_LETTER, 2);
 VALUE(EVBUS_WAITING_STALL, 1);

@@ -160,6 +160,17 @@ void ev_host_quiet(struct ev_host *host, struct evbus_sub *sub)
     (void)host, (void)sub;
 }
 
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
+{
+    (void)host, (void)sub, (void)certain, (void)consumer_seq;
+}
+
+uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)
+{
+    (void)host, (void)sub, (void)first, (void)last;
+    return 0;
+}
+
 void ev_host_foreign(struct ev_host *host, struct evbus_sub *sub, uint64_t count)
 {
     (void)host;

@@ -25,7 +25,9 @@ enum ev_model_bug ev_model_bug;
     X(UNKNOWN_REFUSED)                                                                                                 \
     X(UNKNOWN_LEAVES)                                                                                                  \
     X(RECEIPT_DROPPED)                                                                                                 \
-    X(FLIGHT_OFF)
+    X(FLIGHT_OFF)                                                                                                      \
+    X(FRONTIER_PAST)                                                                                                   \
+    X(FRONTIER_CERTAIN)
 
 __attribute__((constructor)) static void choose(void)
 {

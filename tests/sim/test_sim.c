@@ -42,6 +42,7 @@ struct world {
     uint32_t versions[AGGS];
     const evbus_msg *deferred[DEFERRED];
     int deferred_count;
+    bool leaving; /* nobody would settle what is deferred now */
     int published;
     const char *error;
     char text[256];
@@ -161,7 +162,7 @@ static evbus_verdict handler(const evbus_msg *msg, void *ctx)
         (long long)evbus_msg_envelope(msg)->event_version, (unsigned long long)evbus_msg_sequence(msg),
         evbus_msg_attempt(msg), evbus_msg_delivery_count(msg));
     truth_start(&truth, w->member, msg);
-    if (chance(15) && w->deferred_count < DEFERRED) {
+    if (chance(15) && w->deferred_count < DEFERRED && !w->leaving) {
         if (chance(20)) { /* settled before it returns */
             const evbus_verdict v = draw();
             note_verdict(msg, v);
@@ -229,6 +230,7 @@ static evbus_sub_opts sub_options(void)
                         .deliveries_max = 1000};
 
     o.inflight_max = 1 + (uint32_t)(rnd() % 24);
+    o.ack_mode = w->seed % 2 ? EVBUS_ACK_FRONTIER : EVBUS_ACK_EACH;
     return o;
 }
 
@@ -252,8 +254,10 @@ static void resubscribe(void)
 {
     while (w->deferred_count)
         settle_one();
+    w->leaving = true;
     if (evbus_unsubscribe(w->sub) != EVBUS_OK)
         wrong("unsubscribe: %s", evbus_error_detail());
+    w->leaving = false;
     truth_left(&truth, w->member);
     total.resubscribed++;
     subscribe();

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 static const struct suite_backend *backend;
+bool suite_frontier;
 static const char *running = "none";
 
 struct piece_head {
@@ -323,6 +324,7 @@ static const struct theme {
     {"member", suite_member_cases},
     {"tail", suite_tail_cases},
     {"breaker", suite_breaker_cases},
+    {"frontier", suite_frontier_cases},
 };
 
 static evbus_verdict acknowledge(const evbus_msg *msg, void *ctx)
@@ -401,6 +403,7 @@ int backend_suite_run(const struct suite_backend *b, int argc, char **argv)
     int failed = 1;
 
     backend = b;
+    suite_frontier = b->frontier;
     if (!tests)
         return 1;
     if (count == 0) {

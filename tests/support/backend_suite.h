@@ -27,6 +27,7 @@ struct suite_backend {
     bool has_default_group; /* a subscription may have no group at all */
     bool bounded_memory;    /* mem_bytes_max bounds the broker */
     bool recalls_room;      /* room that was given to one subscription can be given to another before it is used up */
+    bool frontier;          /* not a difference: every case that can uses EVBUS_ACK_FRONTIER */
     bool opens_after_fork;  /* a forked child may open a bus of its own */
     uint32_t topics_many;   /* for the case that uses very many topics */
 };

@@ -45,7 +45,8 @@ extern const struct suite_case suite_plain_cases[], suite_envelope_cases[], suit
     suite_letter_cases[], suite_verdict_cases[], suite_group_cases[], suite_names_cases[], suite_topic_cases[],
     suite_life_cases[], suite_unsubscribe_cases[], suite_window_cases[], suite_limit_cases[], suite_worker_cases[],
     suite_misuse_cases[], suite_stats_cases[], suite_tenant_cases[], suite_outcome_cases[], suite_redrive_cases[],
-    suite_health_cases[], suite_backlog_cases[], suite_member_cases[], suite_tail_cases[], suite_breaker_cases[];
+    suite_health_cases[], suite_backlog_cases[], suite_member_cases[], suite_tail_cases[], suite_breaker_cases[],
+    suite_frontier_cases[];
 
 #define SUITE_BUSES 8
 
@@ -96,6 +97,8 @@ void suite_close(struct suite *s, evbus *bus);
 /* The case closed it itself. */
 void suite_forget(struct suite *s, const evbus *bus);
 
+/* With frontier acks where the suite runs with them and nothing speaks against it. */
+extern bool suite_frontier;
 evbus_sub *suite_sub(evbus *bus, const char *topic, struct tally *tally, const evbus_sub_opts *opts);
 evbus_sub *suite_sub_plain(evbus *bus, const char *topic, struct tally *tally, const evbus_sub_opts *opts);
 /* A tally of what arrives in the dead-letter topic of `topic`, headers kept. */

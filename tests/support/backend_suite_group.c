@@ -213,7 +213,8 @@ static void test_group_exclusive_reports_another_member(void **state)
     t->decide = others->decide = suite_at_gate;
     t->arg = gate;
     others->arg = others_gate;
-    (void)suite_sub(bus, topic, t, EVBUS_OPTS(evbus_sub_opts, .group = "g", .inflight_max = 2));
+    (void)suite_sub(bus, topic, t,
+                    EVBUS_OPTS(evbus_sub_opts, .group = "g", .inflight_max = 2, .ack_mode = EVBUS_ACK_EACH));
     suite_publish_many(bus, topic, "a", 2, 1, 1);
     assert_true(gate_await_inside(gate, 2));
     (void)suite_sub(other, topic, others,

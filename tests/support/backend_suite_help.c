@@ -187,9 +187,14 @@ void suite_close(struct suite *s, evbus *bus)
 
 evbus_sub *suite_sub(evbus *bus, const char *topic, struct tally *tally, const evbus_sub_opts *opts)
 {
+    evbus_sub_opts o = {.struct_size = sizeof o};
     evbus_sub *sub = NULL;
 
-    must(evbus_subscribe_envelope(bus, topic, tally_handle, tally, opts, &sub));
+    if (opts)
+        o = *opts;
+    if (suite_frontier && o.membership != EVBUS_SHARED && !o.fanout && o.ack_mode == 0)
+        o.ack_mode = EVBUS_ACK_FRONTIER;
+    must(evbus_subscribe_envelope(bus, topic, tally_handle, tally, &o, &sub));
     assert_non_null(sub);
     return sub;
 }

@@ -274,6 +274,7 @@ static void test_limit_of_waiting_dead_letters_the_tail(void **state)
     t->arg = plan;
     (void)suite_sub(bus, topic, t,
                     EVBUS_OPTS(evbus_sub_opts, .inflight_max = 64, .attempts_max = EVBUS_FOREVER,
+                               .ack_mode = EVBUS_ACK_EACH, /* a frontier would wait for bad0 with the window full */
                                .on_waiting_full = EVBUS_WAITING_DEAD_LETTER, QUICK));
     suite_publish(bus, topic, "bad0", 1);
     assert_true(tally_await(t, &t->retried, 1));

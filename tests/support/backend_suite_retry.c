@@ -226,7 +226,9 @@ static void test_retry_for_long_stops_nobody_else(void **state)
     *u = (struct until){.s = s, .time_ns = suite_now_ns(s) + (int64_t)fails_ms * 1000000};
     t->decide = fail_until;
     t->arg = u;
-    (void)suite_sub(bus, topic, t, EVBUS_OPTS(evbus_sub_opts, .attempts_max = EVBUS_FOREVER, .retry_max_ms = 5000));
+    (void)suite_sub(bus, topic, t,
+                    EVBUS_OPTS(evbus_sub_opts, .attempts_max = EVBUS_FOREVER, .retry_max_ms = 5000,
+                               .inflight_max = 8192)); /* more than all: a frontier waits for the one that fails */
     suite_publish_many(bus, topic, "a", aggregates, 1, VERSIONS);
     const size_t others = (size_t)(aggregates - 1) * VERSIONS;
     assert_true(tally_await(t, &t->acked, others));

@@ -130,8 +130,9 @@ static void test_unsubscribe_acknowledges_what_nobody_handles(void **state)
 
     t->decide = suite_by_plan;
     t->arg = plan;
-    evbus_sub *sub = suite_sub(
-        bus, topic, t, EVBUS_OPTS(evbus_sub_opts, .retry_min_ms = 3600000, .on_unhandled = EVBUS_UNHANDLED_ACK));
+    evbus_sub *sub = suite_sub(bus, topic, t,
+                               EVBUS_OPTS(evbus_sub_opts, .retry_min_ms = 3600000, .on_unhandled = EVBUS_UNHANDLED_ACK,
+                                          .ack_mode = EVBUS_ACK_EACH));
     suite_publish_many(bus, topic, "a", 1, 1, 5);
     must_reach(bus, retried, 1);
     must_reach(bus, held, 5);
@@ -139,7 +140,7 @@ static void test_unsubscribe_acknowledges_what_nobody_handles(void **state)
     assert_int_equal(suite_stats_of(bus).handed_back, 1);
     assert_int_equal(suite_stats_of(bus).unhandled, 4);
     assert_int_equal(suite_event(s, EVBUS_EVENT_UNHANDLED, 0).count, 4);
-    (void)suite_sub(bus, topic, rest, NULL);
+    (void)suite_sub(bus, topic, rest, EVBUS_OPTS(evbus_sub_opts, .ack_mode = EVBUS_ACK_EACH));
     suite_publish_many(bus, topic, "a", 1, 6, 6);
     assert_true(tally_await(rest, &rest->acked, 2));
     suite_close(s, bus);

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One ack settles all that was delivered before, so all of it must be here. The server says how many are pending, while no
+ * pull is open; as many here are all of them. If not, they are asked for and come with the next pull, a short one; then it
+ * is looked again. What does not come, again and again, may be gone from the stream: the server holds it as pending for
+ * ever, and a list of what is there shows that nothing else is missing.
+ */
+#include "backend/nats_consume.h"
+
+#include <inttypes.h>
+
+#define GONE_ROUNDS 2u
+
+/* Something that was delivered may not be here: nothing is acked until it is known again. */
+void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    if (b->certain)
+        ev_host_certain(st->host, b->sub, false, 0);
+    b->certain = b->gap.recheck = false;
+    b->gap.rounds = 0;
+}
+
+bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding *b)
+{
+    return ev_host_unsettled(st->host, b->sub, b->gap.first, b->gap.last) >= b->gap.pending;
+}
+
+bool ev_nats_frontier_lists(const struct ev_nats_binding *b)
+{
+    return b->ack_all && b->gap.rounds >= GONE_ROUNDS;
+}
+
+bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_binding *b)
+{
+    const struct ev_nats_gap *g = &b->gap;
+
+    for (uint32_t i = 0; i < g->count && g->list[i] <= g->top; i++)
+        if (!ev_host_holds(st->host, b->sub, g->list[i]))
+            return false;
+    ev_log(st->log, EVBUS_LOG_WARN, "nats",
+           "consumer '%s' of stream '%s': some of %" PRIu64
+           " messages that were delivered and not settled are not in the "
+           "stream any more",
+           b->consumer, b->stream, g->pending);
+    return true;
+}
+
+void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    if (!b->ack_all || b->gap.due) /* a new doubt since it was asked */
+        return;
+    b->certain = true;
+    b->row = b->gap.dseq;
+    b->gap.rounds = 0;
+    ev_host_certain(st->host, b->sub, true, b->row);
+}
+
+void ev_nats_frontier_look_again(struct ev_nats_binding *b)
+{
+    if (!b->ack_all)
+        return;
+    b->gap.recheck = !b->gap.due;
+    b->gap.due = true;
+    b->gap.tried = false;
+    b->gap.rounds++;
+}
+
+void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq)
+{
+    if (b->certain && consumer_seq == b->row + 1)
+        b->row++;
+    else if (b->certain)
+        ev_nats_gap_later(st, b);
+}
+
+void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    ev_nats_gap_later(st, b);
+}
