@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/span.h"
 
+#include "base/alloc.h"
 #include "conc/atomic.h"
 
 #include <string.h>
@@ -36,8 +37,11 @@ static uint32_t make_room(struct ev_span *s, uint32_t i)
     return i > best ? i - 1 : i;
 }
 
-static void dig(struct ev_span *s, uint64_t first, uint64_t last)
+/* False: no memory; never once there was a hole. */
+static bool dig(struct ev_span *s, uint64_t first, uint64_t last)
 {
+    if (!s->holes && !(s->holes = ev_calloc(EV_SPAN_HOLES, sizeof s->holes[0])))
+        return false;
     uint32_t i = make_room(s, place(s, first));
 
     /* All that it touches become one with it. */
@@ -50,6 +54,7 @@ static void dig(struct ev_span *s, uint64_t first, uint64_t last)
     s->holes[i].first = first;
     s->holes[i].last = last;
     s->count++;
+    return true;
 }
 
 static void fill(struct ev_span *s, uint64_t seq)
@@ -66,8 +71,14 @@ static void fill(struct ev_span *s, uint64_t seq)
     } else {
         s->holes[i].last = seq - 1;
         if (last > seq)
-            dig(s, seq + 1, last);
+            (void)dig(s, seq + 1, last);
     }
+}
+
+void ev_span_fini(struct ev_span *s)
+{
+    ev_free(s->holes);
+    s->holes = NULL;
 }
 
 void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row)
@@ -85,15 +96,14 @@ void ev_span_add(struct ev_span *s, uint64_t seq, int64_t stored_ns, bool in_a_r
         s->count = 0;
         s->missed = false;
     } else if (seq > s->top) {
-        if (!in_a_row && seq > s->top + 1)
-            dig(s, s->top + 1, seq - 1);
+        if (!in_a_row && seq > s->top + 1 && !dig(s, s->top + 1, seq - 1))
+            s->bottom = seq;
         s->missed = false;
         s->top = seq;
         s->top_ns = stored_ns;
     } else if (seq < s->bottom) {
-        if (s->bottom > seq + 1)
-            dig(s, seq + 1, s->bottom - 1);
-        s->bottom = seq;
+        if (s->bottom == seq + 1 || dig(s, seq + 1, s->bottom - 1))
+            s->bottom = seq;
     } else {
         fill(s, seq);
     }
@@ -112,8 +122,8 @@ void ev_span_forget(struct ev_span *s)
 
 void ev_span_hand_back(struct ev_span *s, uint64_t seq)
 {
-    if (s->top != 0 && seq >= s->bottom && seq <= s->top)
-        dig(s, seq, seq);
+    if (s->top != 0 && seq >= s->bottom && seq <= s->top && !dig(s, seq, seq))
+        ev_span_forget(s);
 }
 
 bool ev_span_has(const struct ev_span *s, uint64_t seq, int64_t stored_ns)

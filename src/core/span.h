@@ -6,7 +6,8 @@
  *
  * The broker counts deliveries. Two in a row: whatever sequences lie between are not of this consumer. A count left out:
  * something was lost or went to another member, so what lies between is a hole, as is what was handed back. A hole only
- * ever leads to a message being run, never to its loss; so when there are too many, two become one.
+ * ever leads to a message being run, never to its loss; so when there are too many, two become one, and without memory for
+ * them less is known.
  *
  * A sequence in the span stored later than `top` was: the broker lost the end of its stream and uses it again. Nothing
  * is known then any more.
@@ -25,10 +26,13 @@ struct ev_span {
     uint64_t last;        /* the broker's count of the last delivery */
     uint32_t count;
     bool missed; /* a count was left out since `top` came: whatever came again in between does not make up for it */
-    struct {
+    struct ev_span_hole {
         uint64_t first, last;
-    } holes[EV_SPAN_HOLES]; /* ascending, apart from each other */
+    } * holes; /* EV_SPAN_HOLES, made for the first one; ascending, apart from each other */
 };
+
+/* Zeroed is initialised. */
+void ev_span_fini(struct ev_span *s);
 
 /* A delivery came; before it is looked up. */
 void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row);

@@ -161,6 +161,7 @@ static void sub_free(struct evbus_sub *sub)
     ev_settled_fini(&sub->settled);
     ev_tail_fini(sub);
     ev_frontier_fini(&sub->frontier);
+    ev_span_fini(&sub->span);
     ev_free(sub);
 }
 

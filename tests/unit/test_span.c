@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/span.h"
 
+#include "base/alloc.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +17,13 @@ static int set_up(void **state)
     (void)state;
     memset(&span, 0, sizeof span);
     counted = 0;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    ev_span_fini(&span);
     return 0;
 }
 
@@ -117,6 +126,25 @@ static void test_span_knows_nothing_of_a_sequence_used_again(void **state)
     assert_false(has(89)); /* forgotten: at worst it runs again */
 }
 
+/* Without memory for the first hole, what lies beside it is not claimed any more. */
+static void test_span_claims_less_without_memory(void **state)
+{
+    (void)state;
+    deliver(1, 0);
+    ev_alloc_fail_after(1);
+    deliver(5, 3);
+    assert_false(has(1) || has(2) || has(4));
+    assert_true(has(5));
+    ev_alloc_fail_after(1);
+    deliver(2, 0);
+    assert_false(has(2) || has(3) || has(4));
+    deliver(6, 0);
+    ev_alloc_fail_after(1);
+    ev_span_hand_back(&span, 5);
+    assert_false(has(5) || has(6));
+    ev_alloc_fail_after(0);
+}
+
 /* Against a plain set: what it claims to have came, and with few holes it has all that came. */
 static void test_span_never_claims_what_did_not_come(void **state)
 {
@@ -163,13 +191,14 @@ static void test_span_never_claims_what_did_not_come(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_span_remembers_all_that_came_in_a_row, set_up),
-        cmocka_unit_test_setup(test_span_leaves_a_hole_where_something_was_lost, set_up),
-        cmocka_unit_test_setup(test_span_keeps_a_hole_behind_a_redelivery, set_up),
-        cmocka_unit_test_setup(test_span_forgets_what_was_handed_back, set_up),
-        cmocka_unit_test_setup(test_span_grows_downwards, set_up),
-        cmocka_unit_test_setup(test_span_knows_nothing_of_a_sequence_used_again, set_up),
-        cmocka_unit_test_setup(test_span_never_claims_what_did_not_come, set_up),
+        cmocka_unit_test_setup_teardown(test_span_remembers_all_that_came_in_a_row, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_leaves_a_hole_where_something_was_lost, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_keeps_a_hole_behind_a_redelivery, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_forgets_what_was_handed_back, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_grows_downwards, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_knows_nothing_of_a_sequence_used_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_claims_less_without_memory, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_never_claims_what_did_not_come, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
