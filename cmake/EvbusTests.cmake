@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every check is a ctest test, so that one summary speaks for all of them. Labels are the folders: unit backend sim truth
-# stress outbox hotpath model fuzz cli example abi, and `static` for the scripts. A file name with "serial" in it runs
+# stress outbox hotpath model guard fuzz cli example abi, and `static` for the scripts. A file name with "serial" in it runs
 # alone; one with "long" in it only by `make check-long`, which also sets EVBUS_LONG=1. Randomized tests take EVBUS_SEED from the
 # environment.
 if(NOT PKG_CONFIG_FOUND)
@@ -173,6 +173,26 @@ if(model_tests AND NOT EVBUS_SANITIZE MATCHES "thread")
         target_link_libraries(model_${name} PRIVATE evbus_model)
         evbus_test(model ${name} 240 COMMAND model_${name})
     endforeach()
+endif()
+
+# tests/guard: instructions of the hot paths, counted by callgrind. Compiled once more, as it is released.
+find_path(VALGRIND_HEADERS valgrind/callgrind.h)
+if(VALGRIND_HEADERS AND NOT EVBUS_SANITIZE AND NOT EVBUS_MUTANTS)
+    file(GLOB guard_sources CONFIGURE_DEPENDS src/base/*.c src/conc/*.c src/core/*.c src/backend/mem*.c src/backend/fault*.c)
+    add_executable(guard_instructions tests/guard/instructions.c ${guard_sources})
+    set_target_properties(guard_instructions PROPERTIES
+        OUTPUT_NAME instructions RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests/guard)
+    target_compile_options(guard_instructions PRIVATE -O2)
+    target_compile_definitions(guard_instructions PRIVATE NDEBUG=1)
+    target_include_directories(guard_instructions PRIVATE
+        ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src ${VALGRIND_HEADERS})
+    target_link_libraries(guard_instructions PRIVATE evbus_flags Threads::Threads)
+    string(REGEX MATCH "^[0-9]+" major ${CMAKE_C_COMPILER_VERSION})
+    string(TOLOWER ${CMAKE_C_COMPILER_ID} compiler)
+    file(WRITE ${PROJECT_BINARY_DIR}/tests/guard/compiler "${compiler}-${major}\n")
+    evbus_test(guard instructions 120 COMMAND ${PROJECT_SOURCE_DIR}/tools/check-instructions.sh ${PROJECT_BINARY_DIR})
+else()
+    message(STATUS "tests/guard: left out (no valgrind headers, or not the released code)")
 endif()
 
 # ---- The public header and its ABI ----------------------------------------------------------------------------------

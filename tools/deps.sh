@@ -24,7 +24,7 @@ command_from() { # command, package|package...
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     echo "deps: not a Debian system; needed: a C compiler, cmake 3.25, ninja, pkg-config, libnats >= 3.4, jansson, OpenSSL," \
-        "SQLite, libpq, nats-server$([ "$want" != check ] || echo ", PostgreSQL, cmocka, clang with libFuzzer, clang-format 14, universal-ctags, openssl")" >&2
+        "SQLite, libpq, nats-server$([ "$want" != check ] || echo ", PostgreSQL, cmocka, clang with libFuzzer, clang-format 14, universal-ctags, openssl, valgrind")" >&2
     exit 0
 fi
 
@@ -50,6 +50,7 @@ if [ "$want" = check ]; then
     package "libcmocka-dev"
     package "zlib1g-dev" # these two: Debian 13's libcrypto.pc names them for static linking (check-package.sh)
     package "libzstd-dev"
+    package "valgrind"
     compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || command_from initdb "postgresql"
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
