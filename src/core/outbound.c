@@ -154,10 +154,15 @@ static enum ev_sent send(evbus *bus, struct ev_slot *slot, int64_t now)
     slot->order = t->last_order = ++bus->out.order;
     slot->mark = bus->ops->sent_mark(bus->state);
     slot->phase = EV_PHASE_SENT;
-    if (slot->want_ack)
-        t->unanswered++;
-    else
+    if (!slot->want_ack) {
         finish(bus, slot, EVBUS_OUTCOME_STORED, EVBUS_OK, NULL, now);
+        return sent;
+    }
+    t->unanswered++;
+    slot->after = NULL;
+    if (bus->out.last_sent)
+        bus->out.last_sent->after = slot;
+    bus->out.last_sent = slot;
     return sent;
 }
 
@@ -320,6 +325,23 @@ static void answered_refused(evbus *bus, struct ev_slot *slot, const struct ev_a
         finish(bus, slot, EVBUS_OUTCOME_REFUSED, ack->status == EVBUS_OK ? EVBUS_REFUSED : ack->status, text, now);
 }
 
+/* Answers come in the order of sending, a window later: by then slots and receipts are out of this processor's cache. The
+ * next answer's receipt, and the slot of the one after, are fetched while this one is worked on. Inlined always, for gcc 12
+ * leaves out the call of a function that does nothing else. */
+__attribute__((always_inline)) static inline void fetch_next(const struct ev_slot *slot)
+{
+    const struct ev_slot *next = slot->after, *after = next ? next->after : NULL;
+
+    if (next && next->phase == EV_PHASE_SENT && next->receipt) { /* sent: ours, not a publisher's again */
+        __builtin_prefetch(next->receipt, 1);
+        __builtin_prefetch((const char *)next->receipt + EV_CACHELINE, 1);
+    }
+    if (after) {
+        __builtin_prefetch(after, 1);
+        __builtin_prefetch((const char *)after + EV_CACHELINE, 1);
+    }
+}
+
 void ev_outbound_answer(evbus *bus, uint32_t index, uint32_t generation, const struct ev_ack *ack, int64_t now)
 {
     if (index >= bus->slots.count + bus->slots.letters)
@@ -331,6 +353,7 @@ void ev_outbound_answer(evbus *bus, uint32_t index, uint32_t generation, const s
         answered_refused(bus, slot, ack, now);
         return;
     }
+    fetch_next(slot);
     struct ev_topic *t = slot->topic;
     if (t->probe || ev_load_relaxed(&t->gate) == EV_GATE_CLOSED) /* own field */
         gate_open(bus, t);

@@ -20,6 +20,7 @@ struct ev_outbound {
     uint32_t active;              /* slots the loop owns: held or sent */
     struct ev_topic *held_topics; /* topics with something held or a closed gate */
     int64_t next_check;           /* deadlines are looked at in steps */
+    struct ev_slot *last_sent;    /* of those that are answered; a hint */
     bool full;                    /* the backend takes no more this turn */
 };
 

@@ -13,6 +13,7 @@
 #include "core/outcome.h"
 #include "core/rate.h"
 #include "core/streams.h"
+#include "core/utf8.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -110,16 +111,29 @@ static uint64_t backwards(const char *text)
     return h ^ (h >> 32);
 }
 
+/* Printable ASCII without space: a byte above 0x7e gets its top bit by adding 1. */
+static bool is_graphic(const char *text, size_t len)
+{
+    size_t i = 0;
+
+    for (; i + EV_WORD <= len; i += EV_WORD) {
+        const uint64_t word = ev_word_load(text + i);
+        if (ev_word_below(word, 33) | (word & EV_WORD_TOPS) | ev_word_equal(word, 0x7f))
+            return false;
+    }
+    for (; i < len; i++)
+        if (text[i] <= 32 || text[i] >= 127)
+            return false;
+    return true;
+}
+
 /* "<topic> <event id>": two subjects of one stream share the duplicate window. Long or unprintable ones are hashed. */
 static uint32_t put_msg_id(char *buf, uint32_t at, const struct ev_topic *topic, const char *event_id)
 {
     const size_t id = strlen(event_id);
     char *out = buf + at;
-    bool plain = topic->len + 1 + id <= MSG_ID_PLAIN_MAX;
 
-    for (const char *p = event_id; plain && *p; p++)
-        plain = *p > 32 && *p < 127;
-    if (plain) {
+    if (topic->len + 1 + id <= MSG_ID_PLAIN_MAX && is_graphic(event_id, id)) {
         memcpy(out, topic->name, topic->len);
         out[topic->len] = ' ';
         memcpy(out + topic->len + 1, event_id, id + 1);

@@ -37,7 +37,7 @@
 #define EV_RECEIPT_CHUNK EV_SIZE(64u, 1u)
 
 struct ev_receipt {
-    struct ev_chain_link link; /* in the inbox; then the takers' list */
+    alignas(EV_CACHELINE) struct ev_chain_link link; /* in the inbox; then the takers' list */
     struct ev_receipts *queue;
     struct ev_topic *topic;
     const char *stream; /* interned, or NULL */

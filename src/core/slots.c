@@ -133,6 +133,13 @@ static evbus_status fit(evbus *bus, struct ev_slot *slot, uint32_t size)
     return EVBUS_OK;
 }
 
+/* A publisher's are forgotten when the slot is taken again, on its side: who gives it back does not have that line. */
+static void forget_bytes(struct ev_slot *slot)
+{
+    slot->data = slot->data_len = slot->headers = slot->headers_len = 0;
+    slot->msg_id = slot->event_id = slot->aggregate_id = 0;
+}
+
 evbus_status ev_slot_take(evbus *bus, uint32_t size, int64_t deadline, struct ev_slot **ret)
 {
     if (size > bus->cfg.o.publish_bytes_max)
@@ -159,6 +166,7 @@ evbus_status ev_slot_take(evbus *bus, uint32_t size, int64_t deadline, struct ev
     if (st != EVBUS_OK)
         return st;
     slot->buf[0] = 0;
+    forget_bytes(slot);
     *ret = slot;
     return EVBUS_OK;
 }
@@ -190,16 +198,15 @@ void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
     ev_free(slot->detail);
     slot->detail = NULL;
     slot->stream = NULL;
-    slot->outside = NULL;
-    slot->letter_of = NULL;
     slot->receipt = NULL;
     slot->maybe_stored = false;
-    slot->data = slot->data_len = slot->headers = slot->headers_len = 0;
-    slot->msg_id = slot->event_id = slot->aggregate_id = 0;
     ev_sub_acqrel(&bus->slots.bytes_used, slot->charged);
     slot->charged = 0;
     ev_store_seqcst(&slot->state, EV_SLOT_FREE);
     if (slot->index >= s->count) {
+        forget_bytes(slot);
+        slot->outside = NULL;
+        slot->letter_of = NULL;
         slot->next = s->free_letters;
         s->free_letters = slot;
         return;

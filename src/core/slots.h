@@ -29,6 +29,10 @@ enum ev_slot_kind {
 
 enum ev_slot_phase { EV_PHASE_IDLE, EV_PHASE_HELD, EV_PHASE_SENT }; /* [loop] */
 
+/*
+ * By cache lines: the first two are all that an answer touches, from the broker's word to the free place; the third is the
+ * bytes' whereabouts, for filling and sending; the fourth is rare.
+ */
 struct ev_slot {
     alignas(EV_CACHELINE) _Atomic(uint32_t) state;
     struct ev_stack_link link; /* FREE: the next one */
@@ -39,35 +43,36 @@ struct ev_slot {
     bool outage;       /* counted in its topic's outage_msgs: set before submit, cleared by the loop */
     bool maybe_stored; /* [loop] sent before, and no answer said it was not stored */
     uint8_t phase;     /* [loop] alone reads and writes it, also of slots that publishers own: then it is IDLE */
+    bool dup;
     struct ev_topic *topic;
-    struct ev_slot *next; /* [loop] held list */
-    uint64_t order;       /* [loop] number of its last send */
-    uint64_t mark;        /* [loop] ops->sent_mark after its last send */
+    struct ev_receipt *receipt; /* where the outcome goes; NULL: no receipt is wanted */
+    struct ev_slot *after;      /* [loop] sent next after this one, when last seen: what to have in the cache. A hint */
     int64_t accepted_ns, deadline_ns;
-    uint64_t tag;
-    int64_t tenant;
-    uint32_t charged; /* bytes accounted */
-
-    /* Everything below `buf` is offsets into it; 0 = absent. The buffer starts with a NUL byte. */
-    char *buf;
-    uint32_t cap;
-    uint32_t data, data_len, headers, headers_len, msg_id, event_id, aggregate_id;
-    const void *outside; /* LETTER: the dead message's bytes instead of data */
 
     /* The outcome, for the waiter or the error callback */
     evbus_outcome outcome;
     evbus_status status;
-    bool dup;
     uint32_t broker_code;
+    uint32_t charged; /* bytes accounted */
     uint64_t sequence;
     int64_t completed_ns;
     const char *stream; /* interned, or NULL */
     char *detail;       /* allocated, or NULL */
 
-    struct ev_receipt *receipt; /* where the outcome goes; NULL: no receipt is wanted */
-    struct ev_park done;        /* WAIT: the publisher sleeps here */
-    struct ev_job job;          /* error callback */
-    evbus_msg *letter_of;       /* LETTER */
+    /* What follows `cap` are offsets into `buf`; 0 = absent. The buffer starts with a NUL byte. */
+    char *buf;
+    uint32_t cap;
+    uint32_t data, data_len, headers, headers_len, msg_id, event_id, aggregate_id;
+    uint64_t order; /* [loop] number of its last send */
+    uint64_t mark;  /* [loop] ops->sent_mark after its last send */
+    uint64_t tag;
+    int64_t tenant;
+
+    struct ev_slot *next; /* [loop] held list */
+    const void *outside;  /* LETTER: the dead message's bytes instead of data */
+    evbus_msg *letter_of; /* LETTER */
+    struct ev_park done;  /* WAIT: the publisher sleeps here */
+    struct ev_job job;    /* error callback */
 };
 
 struct ev_slots {
