@@ -162,6 +162,7 @@ static void sub_free(struct evbus_sub *sub)
     ev_tail_fini(sub);
     ev_frontier_fini(&sub->frontier);
     ev_span_fini(&sub->span);
+    ev_span_fini(&sub->given);
     ev_free(sub);
 }
 
