@@ -30,6 +30,8 @@ LEASE_SKIPPED       sim_test_nats_lease            tests/sim/test_nats_lease
 RIGHT_FORGOTTEN     truth_test_truth_nats_members  tests/truth/test_truth_nats_members *active_one_stopped
 UNKNOWN_LEAVES      truth_test_truth_nats_publish  tests/truth/test_truth_nats_publish *never_leave*
 FLIGHT_OFF          backend_test_nats_streams      tests/backend/test_nats_streams first_publishes_at_once
+FRONTIER_PAST       sim_test_sim                   tests/sim/test_sim
+FRONTIER_CERTAIN    unit_test_frontier             tests/unit/test_frontier
 "
 
 wanted=" $* "

@@ -13,6 +13,8 @@
 
 #define SAMPLE_MS 2
 
+bool driver_frontier;
+
 /* ---- Numbers ----------------------------------------------------------------------------------------------------- */
 
 uint64_t driver_random(uint64_t *rng)
@@ -61,6 +63,7 @@ struct driver_opts driver_defaults(const char *url, uint64_t seed)
                             .heartbeat_ms = 400,
                             .publish_inflight_max = 256,
                             .backlog_max = 300,
+                            .frontier = driver_frontier,
                             .replicas = 1};
 
     (void)snprintf(o.url, sizeof o.url, "%s", url);
@@ -229,6 +232,7 @@ static bool subscribe(struct driver *d)
                                .ack_wait_ms = d->o.ack_wait_ms,
                                .attempts_max = d->o.attempts_max,
                                .membership = d->o.shared ? EVBUS_SHARED : EVBUS_EXCLUSIVE,
+                               .ack_mode = d->o.frontier && !d->o.shared ? EVBUS_ACK_FRONTIER : EVBUS_ACK_EACH,
                                .retry_min_ms = 2,
                                .retry_max_ms = 20,
                                .deliveries_max = 1000,
@@ -391,14 +395,15 @@ bool driver_read(struct driver *d, uint64_t stored, uint64_t letters, struct tru
 
 /* ---- A child ----------------------------------------------------------------------------------------------------- */
 
-#define WORDS 20
+#define WORDS 22
 
 static void write_words(char words[WORDS][256], const char *log, uint16_t process, const struct driver_opts *o)
 {
-    const uint64_t numbers[] = {
-        process,         o->seed,         o->aggregates, o->publishers,    o->consume,       o->inflight_max,
-        o->ack_wait_ms,  o->attempts_max, o->handler_us, o->pause_us,      o->first_version, o->publish_timeout_ms,
-        o->heartbeat_ms, o->replicas,     o->shared,     o->member_ttl_ms, o->backlog_max};
+    const uint64_t numbers[] = {process,         o->seed,         o->aggregates,    o->publishers,
+                                o->consume,      o->inflight_max, o->ack_wait_ms,   o->attempts_max,
+                                o->handler_us,   o->pause_us,     o->first_version, o->publish_timeout_ms,
+                                o->heartbeat_ms, o->replicas,     o->shared,        o->member_ttl_ms,
+                                o->backlog_max,  o->frontier,     o->calm};
 
     (void)snprintf(words[0], 256, "%s", log);
     (void)snprintf(words[1], 256, "%s", o->url);
@@ -453,6 +458,8 @@ static struct driver_opts read_words(char **words)
     o.shared = n[17] != 0;
     o.member_ttl_ms = n[18];
     o.backlog_max = n[19];
+    o.frontier = n[20] != 0;
+    o.calm = n[21] != 0;
     return o;
 }
 

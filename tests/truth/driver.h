@@ -32,7 +32,8 @@ struct driver_opts {
     uint32_t first_version; /* versions of this incarnation are above */
     uint32_t publish_timeout_ms, heartbeat_ms, publish_inflight_max;
     uint32_t replicas;
-    bool shared; /* the membership */
+    bool frontier; /* EVBUS_ACK_FRONTIER, unless it is shared */
+    bool shared;   /* the membership */
     uint32_t member_ttl_ms;
     bool calm;            /* every verdict is an ack */
     bool waits;           /* publishers use evbus_publish_envelope_wait */
@@ -63,6 +64,9 @@ struct driver {
     char event_texts[DRIVER_EVENTS][256]; /* the last of each kind; guarded by mutex */
     _Atomic(uint32_t) hold;               /* 1: handlers wait */
 };
+
+/* What driver_defaults says of `frontier`: a test program runs with the one or the other. */
+extern bool driver_frontier;
 
 struct driver_opts driver_defaults(const char *url, uint64_t seed);
 

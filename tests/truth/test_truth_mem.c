@@ -4,6 +4,10 @@
 
 #include "../support/wait.h"
 
+#ifndef TRUTH_FRONTIER
+#define TRUTH_FRONTIER false
+#endif
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,6 +33,17 @@ static bool all_finished(void *arg)
     return s.held == 0 && s.handled + s.dead_lettered >= s.publishes_stored;
 }
 
+/* A letter that is stored again is the same one: what the broker has counts. */
+static uint64_t letters_stored(const struct driver *d)
+{
+    evbus_stream_info info = {.struct_size = sizeof info};
+    char topic[80];
+
+    (void)snprintf(topic, sizeof topic, "dlq.%s", d->o.topic);
+    assert_int_equal(evbus_topic_stream(d->bus, topic, 0, &info), EVBUS_OK);
+    return info.messages;
+}
+
 static void run(uint64_t seed, struct truth *log, struct truth_account *total)
 {
     static struct driver d;
@@ -52,7 +67,7 @@ static void run(uint64_t seed, struct truth *log, struct truth_account *total)
     assert_true(driver_settle(&d, wait_patience_ms()));
     assert_true(wait_until(all_finished, &p, wait_patience_ms()));
     const evbus_statistics s = driver_stats(&d);
-    assert_true(driver_read(&d, s.publishes_stored, s.dead_lettered, &c));
+    assert_true(driver_read(&d, s.publishes_stored, letters_stored(&d), &c));
     driver_end(&d);
     const bool kept = truth_judge(&c, &account);
     truth_content_clear(&c.stream);
@@ -87,5 +102,6 @@ int main(void)
         cmocka_unit_test(test_truth_mem_keeps_every_promise),
     };
 
+    driver_frontier = TRUTH_FRONTIER;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

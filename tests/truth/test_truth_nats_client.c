@@ -2,6 +2,10 @@
 /* The client dies (kill -9) or sleeps (SIGSTOP, for longer than the ack wait) at seeded points, under load. */
 #include "nats_truth.h"
 
+#ifndef TRUTH_FRONTIER
+#define TRUTH_FRONTIER false
+#endif
+
 static struct nats_server server;
 static struct family family;
 
@@ -128,5 +132,6 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_truth_client_stopped, set_up, tear_down),
     };
 
+    driver_frontier = TRUTH_FRONTIER;
     return truth_main("truth: the client", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

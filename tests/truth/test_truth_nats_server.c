@@ -7,6 +7,10 @@
 
 #include "../support/proxy.h"
 
+#ifndef TRUTH_FRONTIER
+#define TRUTH_FRONTIER false
+#endif
+
 static struct nats_server server;
 static struct proxy *proxy;
 static struct driver driver;
@@ -228,5 +232,6 @@ int main(int argc, char **argv)
         SERVER(test_truth_network_is_slow),
     };
 
+    driver_frontier = TRUTH_FRONTIER;
     return truth_main("truth: the server and the network", tests, sizeof tests / sizeof tests[0], argc, argv);
 }
