@@ -110,8 +110,6 @@ struct row {
 };
 
 void report_row(const struct row *row);
-/* A row whose part of the library does not exist. */
-void report_not_built(const char *row, const char *what, const char *why);
 /* One point of a chart. */
 void report_point(const char *chart, const char *line, double x, const char *x_unit, double y, const char *y_unit);
 /* A sentence beside the rows; no double quotes in it. */

@@ -64,14 +64,6 @@ void report_row(const struct row *r)
     (void)fputc('\n', stderr);
 }
 
-void report_not_built(const char *row, const char *what, const char *why)
-{
-    short_rows++;
-    (void)printf("{\"type\":\"row\",\"row\":\"%s\",\"what\":\"%s\",\"why\":\"%s\",\"reached\":false}\n", row, what,
-                 why);
-    (void)fprintf(stderr, "SHORT   %-4s %s: %s\n", row, what, why);
-}
-
 void report_point(const char *chart, const char *line, double x, const char *x_unit, double y, const char *y_unit)
 {
     (void)printf("{\"type\":\"point\",\"chart\":\"%s\",\"line\":\"%s\",\"x\":%.6g,\"x_unit\":\"%s\",\"y\":%.6g,"
