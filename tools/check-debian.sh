@@ -10,7 +10,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || { echo "check-debian: needs root, or sudo" >&2; exit 1; }
-    exec sudo "$0" "$@"
+    exec sudo tools/check-debian.sh "$@"
 fi
 command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap
 rm -rf "$root"
