@@ -387,14 +387,6 @@ static evbus_status fault_bind_core(void *state, struct evbus_sub *sub, const ch
     return bound(f->ops->bind_core(f->inner, sub, subject, queue, &b->inner), b, ret_binding);
 }
 
-static evbus_status fault_consumer_info(void *state, const char *stream, const char *consumer,
-                                        struct ev_consumer_info *ret, int64_t deadline)
-{
-    struct ev_fault *f = state;
-
-    return f->ops->consumer_info(f->inner, stream, consumer, ret, deadline);
-}
-
 static evbus_status fault_msg_get(void *state, const char *stream, const char *filter, uint64_t from,
                                   struct ev_stored *ret, int64_t deadline)
 {
@@ -570,13 +562,13 @@ static size_t fault_headers(void *state, void *token, char *buf, size_t cap)
         .wait = fault_wait, .wake = fault_wake, .send = fault_send, .sent_mark = fault_sent_mark,                      \
         .unsent_after = fault_unsent_after, .drop_link = fault_drop_link, .reconnect = fault_reconnect,                \
         .max_payload = fault_max_payload, .stream_covering = fault_stream_covering, .stream_info = fault_stream_info,  \
-        .stream_create = fault_stream_create, .stream_add = fault_stream_add, .consumer_info = fault_consumer_info,    \
-        .msg_get = fault_msg_get, .msg_delete = fault_msg_delete, .consumer_state = fault_consumer_state,              \
-        .consumers = fault_consumers, .account = fault_account, .silent_since = fault_silent_since,                    \
-        .bind = fault_bind, .bind_core = fault_bind_core, .attach = fault_attach, .fence = fault_fence,                \
-        .detach = fault_detach, .leave = fault_leave, .unbind = fault_unbind, .want = fault_want,                      \
-        .settle = fault_settle, .settle_seq = fault_settle_seq, .replace = fault_replace, .release = fault_release,    \
-        .header = fault_header, .headers = fault_headers,                                                              \
+        .stream_create = fault_stream_create, .stream_add = fault_stream_add, .msg_get = fault_msg_get,                \
+        .msg_delete = fault_msg_delete, .consumer_state = fault_consumer_state, .consumers = fault_consumers,          \
+        .account = fault_account, .silent_since = fault_silent_since, .bind = fault_bind,                              \
+        .bind_core = fault_bind_core, .attach = fault_attach, .fence = fault_fence, .detach = fault_detach,            \
+        .leave = fault_leave, .unbind = fault_unbind, .want = fault_want, .settle = fault_settle,                      \
+        .settle_seq = fault_settle_seq, .replace = fault_replace, .release = fault_release, .header = fault_header,    \
+        .headers = fault_headers,                                                                                      \
     }
 
 extern const struct ev_backend_ops ev_fault_mem_ops, ev_fault_nats_ops; /* named by core/backend_table.c */
@@ -585,4 +577,4 @@ const struct ev_backend_ops ev_fault_mem_ops = FAULT_OPS("fault+mem", true);
 const struct ev_backend_ops ev_fault_nats_ops = FAULT_OPS("fault+nats", false);
 
 /* Whoever adds an operation adds it here. */
-_Static_assert(sizeof(struct ev_backend_ops) == 41 * sizeof(void *), "fault+ has to pass on every operation");
+_Static_assert(sizeof(struct ev_backend_ops) == 40 * sizeof(void *), "fault+ has to pass on every operation");

@@ -173,23 +173,6 @@ static evbus_status mem_stream_add(void *state, const char *stream, const char *
     return ev_mem_hub_call(session->hub, &request);
 }
 
-static void run_consumer_info(struct ev_mem_hub *hub, struct ev_mem_request *request)
-{
-    request->status = ev_mem_consumer_info(&hub->broker, request->name, request->subject, request->consumer);
-}
-
-static evbus_status mem_consumer_info(void *state, const char *stream, const char *consumer,
-                                      struct ev_consumer_info *ret, int64_t deadline)
-{
-    struct ev_mem_session *session = state;
-    struct ev_mem_request request = {.run = run_consumer_info, .name = stream, .subject = consumer, .consumer = ret};
-
-    (void)deadline;
-    return ev_mem_hub_call(session->hub, &request);
-}
-
-/* ---- Single messages --------------------------------------------------------------------------------------------- */
-
 static void run_msg_get(struct ev_mem_hub *hub, struct ev_mem_request *request)
 {
     request->status = ev_mem_msg_get(&hub->broker, request->name, request->subject, request->seq, request->stored);
@@ -446,7 +429,6 @@ const struct ev_backend_ops ev_mem_ops = {
     .stream_info = mem_stream_info,
     .stream_create = mem_stream_create,
     .stream_add = mem_stream_add,
-    .consumer_info = mem_consumer_info,
     .msg_get = mem_msg_get,
     .msg_delete = mem_msg_delete,
     .consumer_state = mem_consumer_state,

@@ -215,21 +215,6 @@ evbus_status ev_mem_consumer_delete(struct ev_mem_broker *broker, const char *st
     return EVBUS_OK;
 }
 
-evbus_status ev_mem_consumer_info(struct ev_mem_broker *broker, const char *stream_name, const char *name,
-                                  struct ev_consumer_info *ret)
-{
-    struct ev_mem_stream *stream = ev_mem_stream_find(broker, stream_name);
-    const struct ev_mem_consumer *consumer = stream ? consumer_find(broker, stream, name) : NULL;
-
-    if (!consumer)
-        return ev_fail(EVBUS_NOT_FOUND, "consumer '%s' of stream '%s': not found", name, stream_name);
-    ret->floor_seq = ret->delivered_seq = consumer->cursor_seq - 1;
-    const uint64_t lowest = consumer->unacked ? ev_mem_unacked_lowest(consumer->unacked) : UINT64_MAX;
-    if (lowest <= ret->floor_seq)
-        ret->floor_seq = lowest - 1;
-    return EVBUS_OK;
-}
-
 /* Where a new consumer starts. */
 static void set_start(struct ev_mem_consumer *consumer)
 {

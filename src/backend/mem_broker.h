@@ -250,8 +250,6 @@ evbus_status ev_mem_stream_add(struct ev_mem_broker *broker, const char *stream,
 evbus_status ev_mem_stream_info(struct ev_mem_broker *broker, const char *stream, const char *subject,
                                 struct ev_stream_info *ret);
 evbus_status ev_mem_stream_covering(struct ev_mem_broker *broker, const char *subject, struct ev_stream_info *ret);
-evbus_status ev_mem_consumer_info(struct ev_mem_broker *broker, const char *stream, const char *consumer,
-                                  struct ev_consumer_info *ret);
 /* See ev_backend_ops.msg_get and msg_delete. */
 evbus_status ev_mem_msg_get(struct ev_mem_broker *broker, const char *stream, const char *filter, uint64_t from,
                             struct ev_stored *ret);

@@ -104,7 +104,6 @@ struct ev_mem_request {
     const void *cfg;
     struct ev_mem_member *member;
     struct ev_stream_info *info;
-    struct ev_consumer_info *consumer;
     struct ev_stored *stored;
     struct ev_consumer_state *state, **consumers;
     uint32_t *count;

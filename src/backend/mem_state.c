@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How far consumers are. For people and for the backlog monitor. */
+/* How far consumers are: for people, the backlog monitor and the watch over what is overtaken. */
 #include "backend/mem_broker.h"
 
 #include "base/alloc.h"
@@ -7,20 +7,6 @@
 #include "core/names.h"
 
 #include <string.h>
-
-/* The lowest sequence that was delivered and not settled; `none` if there is none. */
-static uint64_t oldest_unsettled(const struct ev_mem_unacked *u, uint64_t none)
-{
-    uint64_t oldest = none;
-
-    for (uint32_t i = u->head; i != EV_MEM_NONE; i = u->held[i].next)
-        oldest = u->held[i].seq < oldest ? u->held[i].seq : oldest;
-    for (uint32_t i = 0; i < u->due_count; i++)
-        oldest = u->held[u->due[i]].seq < oldest ? u->held[u->due[i]].seq : oldest;
-    for (uint32_t i = 0; i < u->delayed_count; i++)
-        oldest = u->held[u->delayed[i]].seq < oldest ? u->held[u->delayed[i]].seq : oldest;
-    return oldest;
-}
 
 static void fill(const struct ev_mem_consumer *consumer, struct ev_consumer_state *s)
 {
@@ -38,7 +24,9 @@ static void fill(const struct ev_mem_consumer *consumer, struct ev_consumer_stat
         s->redelivered += u->held[i].deliveries > 1;
     s->waiting = consumer->open;
     s->delivered = consumer->delivered;
-    s->floor_seq = (u ? oldest_unsettled(u, consumer->cursor_seq) : consumer->cursor_seq) - 1;
+    s->delivered_seq = consumer->cursor_seq - 1;
+    const uint64_t lowest = u ? ev_mem_unacked_lowest(u) : UINT64_MAX;
+    s->floor_seq = (lowest < consumer->cursor_seq ? lowest : consumer->cursor_seq) - 1;
 }
 
 evbus_status ev_mem_consumer_state(struct ev_mem_broker *broker, const char *stream_name, const char *name,

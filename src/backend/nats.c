@@ -256,7 +256,6 @@ const struct ev_backend_ops ev_nats_ops = {
     .stream_info = ev_nats_stream_info,
     .stream_create = ev_nats_stream_create,
     .stream_add = ev_nats_stream_add,
-    .consumer_info = ev_nats_consumer_info,
     .msg_get = ev_nats_msg_get,
     .msg_delete = ev_nats_msg_delete,
     .consumer_state = ev_nats_consumer_state,

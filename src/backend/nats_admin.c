@@ -393,21 +393,6 @@ static evbus_status ensure(struct call *call, const struct ev_consumer_cfg *cfg,
     return st;
 }
 
-evbus_status ev_nats_consumer_info(void *state, const char *stream, const char *consumer, struct ev_consumer_info *ret,
-                                   int64_t deadline)
-{
-    struct call call = {.st = state, .deadline = deadline};
-    struct ev_nats_consumer have;
-
-    (void)snprintf(call.what, sizeof call.what, "consumer '%s' of stream '%s'", consumer, stream);
-    evbus_status st = ask(&call, NULL, "CONSUMER.INFO", stream, consumer);
-    if (st == EVBUS_OK)
-        st = ev_nats_parse_consumer(call.reply.data, call.reply.len, call.what, &have);
-    if (st == EVBUS_OK)
-        *ret = (struct ev_consumer_info){have.floor_stream_seq, have.delivered_stream_seq};
-    return end(&call, st);
-}
-
 /* May we write such records? Every bus tries with the same two, which are nobody's. */
 static evbus_status try_record(struct call *call, const char *subject)
 {

@@ -430,8 +430,6 @@ evbus_status ev_nats_stream_info(void *state, const char *stream, const char *su
                                  int64_t deadline);
 evbus_status ev_nats_stream_create(void *state, const struct ev_stream_cfg *cfg, int64_t deadline);
 evbus_status ev_nats_stream_add(void *state, const char *stream, const char *subject, int64_t deadline);
-evbus_status ev_nats_consumer_info(void *state, const char *stream, const char *consumer, struct ev_consumer_info *ret,
-                                   int64_t deadline);
 evbus_status ev_nats_msg_get(void *state, const char *stream, const char *filter, uint64_t from, struct ev_stored *ret,
                              int64_t deadline);
 evbus_status ev_nats_msg_delete(void *state, const char *stream, uint64_t seq, int64_t deadline);

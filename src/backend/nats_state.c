@@ -41,8 +41,9 @@ static bool read_one(const json_t *info, struct ev_consumer_state *s)
     s->waiting = count_of(info, "num_waiting");
     s->delivered = count_of(json_object_get(info, "delivered"), "consumer_seq");
     s->floor_seq = count_of(json_object_get(info, "ack_floor"), "stream_seq");
+    s->delivered_seq = count_of(json_object_get(info, "delivered"), "stream_seq");
     if (!s->ack_explicit) /* nothing is settled: what was delivered is done */
-        s->floor_seq = count_of(json_object_get(info, "delivered"), "stream_seq");
+        s->floor_seq = s->delivered_seq;
     return put(info, "stream_name", s->stream) && put(info, "name", s->name) && s->name[0] &&
            put(config, "filter_subject", s->filter);
 }

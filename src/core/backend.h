@@ -115,12 +115,6 @@ struct ev_stream_info {
     char created[40]; /* an opaque identity: differs when the stream was deleted and made again */
 };
 
-/* How far a consumer is. */
-struct ev_consumer_info {
-    uint64_t floor_seq;     /* stream sequences: all up to there is settled, or was never its */
-    uint64_t delivered_seq; /* of the last that was delivered to anybody */
-};
-
 /* A stored message, read by its sequence; free `memory` with ev_free. */
 struct ev_stored {
     char topic[EV_NAME_MAX];
@@ -144,13 +138,14 @@ struct ev_consumer_state {
     char stream[EV_NAME_MAX], name[EV_NAME_MAX];
     char filter[EV_NAME_MAX]; /* "": none */
     bool durable;
-    bool ack_explicit;    /* or all: false: nothing is settled */
-    uint64_t pending;     /* stored and not delivered */
-    uint64_t ack_pending; /* delivered and not settled */
-    uint64_t redelivered; /* of those, more than once */
-    uint64_t waiting;     /* pulls open, of all members; 0: nobody takes */
-    uint64_t delivered;   /* deliveries ever */
-    uint64_t floor_seq;   /* stream sequence: all up to there are settled */
+    bool ack_explicit;      /* or all: false: nothing is settled */
+    uint64_t pending;       /* stored and not delivered */
+    uint64_t ack_pending;   /* delivered and not settled */
+    uint64_t redelivered;   /* of those, more than once */
+    uint64_t waiting;       /* pulls open, of all members; 0: nobody takes */
+    uint64_t delivered;     /* deliveries ever */
+    uint64_t floor_seq;     /* stream sequence: all up to there are settled, or were never its */
+    uint64_t delivered_seq; /* stream sequence of the last that was delivered to anybody */
 };
 
 /* Everything a consumer is made of; the core fills it from the subscription. */
@@ -240,8 +235,6 @@ struct ev_backend_ops {
      * Ephemeral consumers are removed. leave [loop]: all of it is settled or handed back, nothing more will be said: when
      * the broker has worked that off and the next member may be active, ev_host_left, perhaps within. unbind [any]: free; after left, or never detached. want [loop]: the room changed, or the link is up again;
      * the backend pulls as it sees fit. Each delivery uses up one message of the room until the next want. */
-    evbus_status (*consumer_info)(void *state, const char *stream, const char *consumer, struct ev_consumer_info *ret,
-                                  int64_t deadline); /* [any] EVBUS_NOT_FOUND, ... */
     evbus_status (*bind)(void *state, struct evbus_sub *sub, const struct ev_consumer_cfg *cfg, void **ret_binding,
                          int64_t deadline);
     evbus_status (*bind_core)(void *state, struct evbus_sub *sub, const char *subject, const char *queue,

@@ -127,13 +127,13 @@ static bool asks_for_floor(evbus *bus, const struct look *look)
 static void look_at(evbus *bus, const struct look *look)
 {
     const int64_t deadline = ev_now(bus) + ANSWER_TIME;
-    struct ev_consumer_info consumer = {0};
+    struct ev_consumer_state consumer = {0};
     struct ev_stream_info info;
 
     if (bus->ops->stream_info(bus->state, look->stream, look->topic, &info, deadline) != EVBUS_OK)
         return; /* that it is gone is found by those who use it */
     if (asks_for_floor(bus, look) &&
-        bus->ops->consumer_info(bus->state, look->stream, look->consumer, &consumer, deadline) != EVBUS_OK)
+        bus->ops->consumer_state(bus->state, look->stream, look->consumer, &consumer, deadline) != EVBUS_OK)
         return;
     const uint64_t n = missed(bus, look, info.first_seq, consumer.delivered_seq);
     if (n > 0)
@@ -164,12 +164,12 @@ static void watch(evbus *bus, struct ev_chore *chore)
 static uint64_t look_back(struct evbus_sub *sub, const char *stream, int64_t deadline)
 {
     evbus *bus = sub->bus;
-    struct ev_consumer_info consumer;
+    struct ev_consumer_state consumer;
     struct ev_stream_info info;
     struct look look = {.topic = sub->topic->name, .stream = stream};
 
     if (!sub->consumer.durable ||
-        bus->ops->consumer_info(bus->state, stream, sub->consumer.name, &consumer, deadline) != EVBUS_OK ||
+        bus->ops->consumer_state(bus->state, stream, sub->consumer.name, &consumer, deadline) != EVBUS_OK ||
         bus->ops->stream_info(bus->state, stream, look.topic, &info, deadline) != EVBUS_OK)
         return 0;
     const uint64_t given = sub->o.membership == EVBUS_SHARED ? consumer.delivered_seq : consumer.floor_seq;
