@@ -14,8 +14,8 @@
 
 struct torture_options {
     struct common c;
-    int64_t seconds, seed;
-    bool mem, server, cluster;
+    int64_t seconds, seed, members;
+    bool mem, server, cluster, shared;
 };
 
 #define ARG(kind, name, value, field, min, max, help)                                                                  \
@@ -26,6 +26,9 @@ struct torture_options {
 static const struct arg args[] = {
     ARG(ARG_NUMBER, "--seconds", "N", seconds, 1, 86400, "how long things go wrong (20)"),
     ARG(ARG_NUMBER, "--seed", "N", seed, 1, INT64_MAX, "chooses what goes wrong and when (default: another each time)"),
+    ARG(ARG_NUMBER, "--members", "N", members, 1, TORTURE_SHOPS,
+        "of the group at a time (3); one is active, the others stand by"),
+    ARG(ARG_FLAG, "--shared", NULL, shared, 0, 0, "the members share the load: no order is promised then"),
     ARG(ARG_FLAG, "--mem", NULL, mem, 0, 0, "in this process, on fault+mem:// (the default without --url)"),
     ARG(ARG_FLAG, "--server", NULL, server, 0, 0, "on a nats-server of its own"),
     ARG(ARG_FLAG, "--cluster", NULL, cluster, 0, 0, "on three of its own, streams with three replicas"),
@@ -36,8 +39,9 @@ static int run_torture(const struct common *options, const struct arg_list *oper
 const struct command command_torture = {
     .name = "torture",
     .summary = "break everything from a seed, and judge what was promised",
-    .synopsis = "[--mem | --server | --cluster | --url URL] [--seconds N] [--seed N]",
-    .text = "Two threads publish, the members of one group handle, some handlers fail, are slow or settle later.\n"
+    .synopsis = "[--mem | --server | --cluster | --url URL] [--seconds N] [--seed N] [--members N] [--shared]",
+    .text = "Two threads publish, the members of one group handle (one is active, the others stand by; --shared:\n"
+            "all at once), some handlers fail, are slow or settle later.\n"
             "Meanwhile members leave and come, publishers and consumers are restarted, acks get lost, messages\n"
             "come twice, late and overtaken (fault+: see docs/faults.md); with --server and --cluster connections\n"
             "are cut and stalled by proxies, servers stopped (SIGSTOP) and killed (kill -9). Servers are started on\n"
@@ -64,19 +68,31 @@ static const char *target_name(const struct torture *t)
 
 /* ---- Misfortunes ------------------------------------------------------------------------------------------------- */
 
+/* Every other time the active one: what befalls those that stand by is seldom seen. */
+static struct torture_shop *choose_shop(struct torture *t)
+{
+    const uint64_t n = torture_random(&t->rng);
+
+    for (uint32_t i = 0; (n & 1) && i < t->shop_count; i++)
+        if (t->shops[i].member && evbus_sub_active(t->shops[i].member->sub))
+            return &t->shops[i];
+    return &t->shops[(n >> 8) % t->shop_count];
+}
+
 static bool suffer(struct torture *t, enum torture_misfortune what)
 {
+    struct torture_shop *shop = choose_shop(t);
     bool survived = true;
 
     t->misfortunes[what]++;
     switch (what) {
     case TORTURE_MEMBER_LEAVES:
-        torture_member_leave(t);
-        survived = torture_member_come(t);
+        torture_member_leave(t, shop);
+        survived = torture_member_come(t, shop);
         break;
     case TORTURE_MEMBER_MOVES:
-        torture_shop_close(t);
-        survived = torture_shop_open(t);
+        torture_shop_close(t, shop);
+        survived = torture_shop_open(t, shop);
         break;
     case TORTURE_DESK_RESTARTS:
         torture_desk_close(t);
@@ -119,15 +135,15 @@ static bool run(struct torture *t, struct progress *progress)
     if (!good)
         torture_problem(t, "out of memory for the log");
     stop_mask(true);
-    good = good && torture_shop_open(t) && torture_desk_open(t) && torture_publishers_start(t);
+    good = good && torture_shops_open(t) && torture_desk_open(t) && torture_publishers_start(t);
     stop_mask(false);
     if (good)
         break_things(t, progress);
     torture_publishers_stop(t);
     torture_desk_close(t);
-    if (good && t->shop.bus)
+    if (good)
         good = torture_judge(t, progress);
-    torture_shop_close(t);
+    torture_shops_close(t);
     return good && !t->problem[0];
 }
 
@@ -146,8 +162,8 @@ static void print_text(const struct torture *t, bool kept)
                  " (of these stored %" PRIu64 ")\n",
                  a->accepted, a->declined, a->refused, a->unknown, a->unknown_stored);
     (void)printf("  handler starts %" PRIu64 ", retries %" PRIu64 ", repeats %" PRIu64 ", acknowledged %" PRIu64
-                 ", dead letters %" PRIu64 ", members %" PRIu64 "\n ",
-                 a->starts, a->retries, a->repeats, a->acked, a->letters, a->members);
+                 ", dead letters %" PRIu64 ", members %" PRIu64 ", turns %" PRIu64 "\n ",
+                 a->starts, a->retries, a->repeats, a->acked, a->letters, a->members, a->turns);
     for (size_t i = 0; i < TORTURE_MISFORTUNES; i++)
         if (t->misfortunes[i])
             (void)printf(" %s %" PRIu64 "%s", texts[i], t->misfortunes[i], i + 1 < TORTURE_MISFORTUNES ? ";" : "");
@@ -178,6 +194,8 @@ static void print_json(const struct torture *t, bool kept)
     json_uint(&j, "acknowledged", a->acked);
     json_uint(&j, "dead_letters", a->letters);
     json_uint(&j, "members", a->members);
+    json_bool(&j, "shared", t->shared);
+    json_uint(&j, "turns", a->turns);
     json_uint(&j, "misfortunes", misfortunes);
     json_close(&j, '}');
     (void)json_print(&j, stdout);
@@ -198,6 +216,8 @@ static int check(const struct torture_options *o, const struct arg_list *operand
     (void)clock_gettime(CLOCK_REALTIME, &now);
     t->seed = o->seed ? (uint64_t)o->seed : (uint64_t)now.tv_nsec % 1000000 + 1;
     t->rng = t->seed;
+    t->shop_count = o->members ? (uint32_t)o->members : 3;
+    t->shared = o->shared;
     (void)snprintf(t->topic, sizeof t->topic, "torture.%llx", (unsigned long long)now.tv_sec << 20 | now.tv_nsec >> 10);
     if (o->c.url)
         (void)snprintf(t->url, sizeof t->url, "%s", o->c.url);
@@ -233,8 +253,10 @@ static int run_torture(const struct common *options, const struct arg_list *oper
         progress_clear(&progress);
         (o->c.json ? print_json : print_text)(t, kept);
         if (!kept)
-            complain(o->c.command, "%s; the same again: evbus torture --%s --seconds %" PRIu32 " --seed %" PRIu64,
-                     t->problem, target_name(t), t->seconds, t->seed);
+            complain(o->c.command,
+                     "%s; the same again: evbus torture --%s --members %" PRIu32 "%s --seconds %" PRIu32
+                     " --seed %" PRIu64,
+                     t->problem, target_name(t), t->shop_count, t->shared ? " --shared" : "", t->seconds, t->seed);
         result = kept ? CLI_OK : CLI_FAILED;
     } else {
         complain(o->c.command, "%s", why);

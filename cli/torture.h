@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the parts of `evbus torture` share. A desk publishes, a member of one group handles, both on buses that come and
+ * What the parts of `evbus torture` share. A desk publishes, the members of one group handle, all on buses that come and
  * go; misfortunes befall them and their broker from a seed; everything is taken down, and judged after the run by the
  * judge of the tests (tests/support/truth.h).
  *
@@ -22,6 +22,7 @@
 #define TORTURE_RATE 600u /* publishes a second */
 #define TORTURE_ATTEMPTS 3u
 #define TORTURE_DEFERRED 64u
+#define TORTURE_SHOPS 8u
 
 enum torture_target { TORTURE_MEM, TORTURE_SERVER, TORTURE_CLUSTER, TORTURE_URL };
 
@@ -55,6 +56,18 @@ struct torture_member {
     evbus_sub *sub;
     struct truth truth; /* of its bus */
     uint16_t number;
+    bool ending; /* guarded by t->mutex: nothing is deferred any more */
+};
+
+/* Where a member works. */
+struct torture_shop {
+    struct torture_bus bus;
+    struct torture_member *member;
+};
+
+struct torture_deferred {
+    const evbus_msg *msg;
+    struct torture_member *member;
 };
 
 struct torture {
@@ -79,13 +92,13 @@ struct torture {
     uint32_t publishers_started;
     atomic_bool stop_publishing;
 
-    /* The member */
-    struct torture_bus shop;
-    struct torture_member *member;
+    /* The members */
+    struct torture_shop shops[TORTURE_SHOPS];
+    uint32_t shop_count;
+    bool shared;           /* they share the load; else one is active, the others stand by */
     pthread_mutex_t mutex; /* guards deferred */
-    const evbus_msg *deferred[TORTURE_DEFERRED];
+    struct torture_deferred deferred[TORTURE_DEFERRED];
     uint32_t deferred_count;
-    bool ending; /* guarded by mutex: nothing is deferred any more */
     uint32_t versions_max;
     _Atomic(uint8_t) *fate; /* [aggregate][version]: TORTURE_ACKED, TORTURE_DOOMED */
     _Atomic(uint64_t) finished;
@@ -110,10 +123,12 @@ _Atomic(uint8_t) *torture_fate(struct torture *t, uint32_t aggregate, uint32_t v
 
 /* torture_member.c, torture_desk.c: false: `problem` says why */
 bool torture_bus_open(struct torture *t, struct torture_bus *bus, const char *url, bool desk);
-bool torture_member_come(struct torture *t);
-void torture_member_leave(struct torture *t);
-bool torture_shop_open(struct torture *t);
-void torture_shop_close(struct torture *t);
+bool torture_member_come(struct torture *t, struct torture_shop *shop);
+void torture_member_leave(struct torture *t, struct torture_shop *shop);
+bool torture_shop_open(struct torture *t, struct torture_shop *shop);
+void torture_shop_close(struct torture *t, struct torture_shop *shop);
+bool torture_shops_open(struct torture *t);
+void torture_shops_close(struct torture *t);
 void torture_settle(struct torture *t); /* what was deferred */
 bool torture_desk_open(struct torture *t);
 void torture_desk_close(struct torture *t);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The handling side: one member at a time, whose handlers fail, are slow, or settle later. */
+/* The handling side: members of one group, whose handlers fail, are slow, or settle later. */
 #include "torture.h"
 
 #include "stop.h"
@@ -52,6 +52,7 @@ static void bus_options(struct torture *t, evbus_opts *o, bool desk)
     o->publish_timeout_ms = 2500;
     o->publish_inflight_max = 256;
     o->heartbeat_ms = 400;
+    o->member_ttl_ms = 3000;
     if (desk) {
         o->on_publish_error = torture_log_error;
         o->on_publish_error_ctx = t;
@@ -98,12 +99,14 @@ bool torture_bus_open(struct torture *t, struct torture_bus *bus, const char *ur
 
 /* ---- Handlers ---------------------------------------------------------------------------------------------------- */
 
-static bool defer(struct torture *t, const evbus_msg *msg)
+static bool defer(struct torture_member *m, const evbus_msg *msg)
 {
+    struct torture *t = m->t;
+
     pthread_mutex_lock(&t->mutex);
-    const bool room = t->deferred_count < TORTURE_DEFERRED && !t->ending;
+    const bool room = t->deferred_count < TORTURE_DEFERRED && !m->ending;
     if (room)
-        t->deferred[t->deferred_count++] = msg;
+        t->deferred[t->deferred_count++] = (struct torture_deferred){msg, m};
     pthread_mutex_unlock(&t->mutex);
     return room;
 }
@@ -119,7 +122,7 @@ static evbus_verdict handle(const evbus_msg *msg, void *ctx)
     const evbus_verdict v = n % 1000 < 4 ? EVBUS_REJECT : n % 1000 < 50 ? EVBUS_RETRY : EVBUS_ACK;
     if (v == EVBUS_RETRY)
         evbus_msg_retry_after(msg, 1 + (uint32_t)(n >> 40) % 20);
-    if ((n >> 32) % 100 < 5 && defer(m->t, msg))
+    if ((n >> 32) % 100 < 5 && defer(m, msg))
         return EVBUS_DEFER;
     torture_log_verdict(m, msg, v);
     return v;
@@ -127,7 +130,7 @@ static evbus_verdict handle(const evbus_msg *msg, void *ctx)
 
 void torture_settle(struct torture *t)
 {
-    const evbus_msg *taken[TORTURE_DEFERRED];
+    struct torture_deferred taken[TORTURE_DEFERRED];
 
     pthread_mutex_lock(&t->mutex);
     const uint32_t n = t->deferred_count;
@@ -135,15 +138,15 @@ void torture_settle(struct torture *t)
     t->deferred_count = 0;
     pthread_mutex_unlock(&t->mutex);
     for (uint32_t i = 0; i < n; i++) {
-        torture_log_verdict(t->member, taken[i], EVBUS_ACK);
-        if (evbus_msg_settle(taken[i], EVBUS_ACK) != EVBUS_OK)
+        torture_log_verdict(taken[i].member, taken[i].msg, EVBUS_ACK);
+        if (evbus_msg_settle(taken[i].msg, EVBUS_ACK) != EVBUS_OK)
             torture_problem(t, "a deferred message cannot be settled: %s", evbus_error_detail());
     }
 }
 
 /* ---- Members ----------------------------------------------------------------------------------------------------- */
 
-bool torture_member_come(struct torture *t)
+bool torture_member_come(struct torture *t, struct torture_shop *shop)
 {
     const int64_t until = now_ns() + PATIENCE_NS;
     struct torture_member *m = calloc(1, sizeof *m);
@@ -152,18 +155,16 @@ bool torture_member_come(struct torture *t)
 
     if (!m)
         return false;
-    *m = (struct torture_member){.t = t, .truth = t->shop.truth, .number = truth_member(&t->shop.truth)};
+    *m = (struct torture_member){.t = t, .truth = shop->bus.truth, .number = truth_member(&shop->bus.truth)};
     evbus_sub_opts_init(&o);
     o.group = "torture";
+    o.membership = t->shared ? EVBUS_SHARED : EVBUS_EXCLUSIVE;
     o.ack_wait_ms = t->target == TORTURE_CLUSTER ? 3000 : 1500;
     o.inflight_max = INFLIGHT;
     o.attempts_max = TORTURE_ATTEMPTS;
     o.deliveries_max = 100000; /* handed back by members that leave: no crash loop */
-    pthread_mutex_lock(&t->mutex);
-    t->ending = false;
-    t->member = m;
-    pthread_mutex_unlock(&t->mutex);
-    while ((st = evbus_subscribe_envelope(t->shop.bus, t->topic, handle, m, &o, &m->sub)) != EVBUS_OK) {
+    shop->member = m;
+    while ((st = evbus_subscribe_envelope(shop->bus.bus, t->topic, handle, m, &o, &m->sub)) != EVBUS_OK) {
         if (now_ns() > until || stop_asked()) /* no leader yet, a server that is down: it must work in the end */
             break;
         torture_nap_us(100000);
@@ -173,47 +174,65 @@ bool torture_member_come(struct torture *t)
     return st == EVBUS_OK;
 }
 
-static void stop_deferring(struct torture *t)
+static void stop_deferring(struct torture *t, struct torture_member *m)
 {
     pthread_mutex_lock(&t->mutex);
-    t->ending = true;
+    m->ending = true;
     pthread_mutex_unlock(&t->mutex);
     torture_settle(t);
 }
 
-void torture_member_leave(struct torture *t)
+void torture_member_leave(struct torture *t, struct torture_shop *shop)
 {
-    if (!t->member)
+    struct torture_member *m = shop->member;
+
+    if (!m)
         return;
-    stop_deferring(t);
-    if (t->member->sub && evbus_unsubscribe(t->member->sub) != EVBUS_OK)
+    stop_deferring(t, m);
+    if (m->sub && evbus_unsubscribe(m->sub) != EVBUS_OK)
         torture_problem(t, "cannot unsubscribe: %s", evbus_error_detail());
-    truth_left(&t->member->truth, t->member->number);
-    free(t->member);
-    t->member = NULL;
+    truth_left(&m->truth, m->number);
+    free(m);
+    shop->member = NULL;
 }
 
-bool torture_shop_open(struct torture *t)
+bool torture_shop_open(struct torture *t, struct torture_shop *shop)
 {
-    return torture_bus_open(t, &t->shop, t->url, false) && torture_member_come(t);
+    return torture_bus_open(t, &shop->bus, t->url, false) && torture_member_come(t, shop);
 }
 
 /* As at a service's end: the bus is shut down with its subscription. */
-void torture_shop_close(struct torture *t)
+void torture_shop_close(struct torture *t, struct torture_shop *shop)
 {
+    struct torture_member *m = shop->member;
     evbus_report report = {.struct_size = sizeof report};
 
-    if (t->member)
-        stop_deferring(t);
-    if (t->shop.bus) {
-        (void)evbus_shutdown(t->shop.bus, LEAVE_MS, &report);
+    if (m)
+        stop_deferring(t, m);
+    if (shop->bus.bus) {
+        (void)evbus_shutdown(shop->bus.bus, LEAVE_MS, &report);
         if (report.total.handlers_running)
             torture_problem(t, "the shutdown left %" PRIu64 " handlers running", report.total.handlers_running);
-        evbus_close(t->shop.bus);
+        evbus_close(shop->bus.bus);
     }
-    if (t->member)
-        truth_left(&t->member->truth, t->member->number);
-    t->shop.bus = NULL;
-    free(t->member);
-    t->member = NULL;
+    if (m)
+        truth_left(&m->truth, m->number);
+    shop->bus.bus = NULL;
+    free(m);
+    shop->member = NULL;
+}
+
+bool torture_shops_open(struct torture *t)
+{
+    bool open = true;
+
+    for (uint32_t i = 0; i < t->shop_count && open; i++)
+        open = torture_shop_open(t, &t->shops[i]);
+    return open;
+}
+
+void torture_shops_close(struct torture *t)
+{
+    for (uint32_t i = 0; i < t->shop_count; i++)
+        torture_shop_close(t, &t->shops[i]);
 }

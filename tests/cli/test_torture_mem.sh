@@ -13,6 +13,12 @@ out_has '^torture on mem, [0-9]+ s, seed [0-9]+: every promise was kept$'
 out_has 'members replaced [0-9]+;'
 cat "$work/out"
 
+# Several members: they take turns, or share the load.
+out_has ', members [0-9]+, turns [0-9]+$'
+expect 2 "$evbus" torture --members 9
+expect 0 "$evbus" torture --mem --seconds 5 --members 4 --shared ${EVBUS_SEED:+--seed "$EVBUS_SEED"} --json
+out_has '"kept":true,.*"shared":true,'
+
 # Each bus with a broker of its own: what the one publishes the other never gets. The seed and the history are told.
 expect 1 "$evbus" torture --url mem:// --seconds 1 --seed 5
 out_has '^torture on url, 1 s, seed 5: FAILED$'
