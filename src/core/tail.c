@@ -202,7 +202,7 @@ bool ev_tail_judge(evbus *bus, evbus_msg *m)
     }
     if (!p && m->tail)
         m->tail = m->doomed = false;
-    if (p && p->asking)
+    if (p && p->asking && !ev_sub_stops(m->sub)) /* who stops cannot wait: it is parked */
         return false;
     if (p && !m->doomed && !comes_back(bus, m))
         m->tail = m->doomed = true;

@@ -366,6 +366,34 @@ static void test_tail_stays_parked_behind_a_head_that_is_left(void **state)
     suite_close(s, bus);
 }
 
+/* The same with one ack for all that is done; the next member finds nothing that was handled. */
+static void test_tail_with_frontier_acks(void **state)
+{
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    struct tally *t = suite_tally(s);
+    struct mood *mood = mood_of(s, t, "a0", 1);
+    evbus *bus = suite_open(s, NULL);
+    const evbus_sub_opts *opts = EVBUS_OPTS(evbus_sub_opts, PARK, .ack_mode = EVBUS_ACK_FRONTIER);
+
+    evbus_sub *sub = suite_sub(bus, topic, t, opts);
+    suite_publish_many(bus, topic, "a", 3, 1, 4);
+    assert_true(tally_await(t, &t->acked, 8));
+    must_reach(bus, dead_lettered, 4);
+    must(evbus_unsubscribe(sub));
+    atomic_store(&mood->well, true);
+    sub = suite_sub(bus, topic, t, opts);
+    assert_int_equal(walk(s, bus, topic, "a0", 0, redrive)->count, 4);
+    suite_publish_many(bus, topic, "a", 3, 5, 5);
+    assert_true(tally_await(t, &t->acked, 15));
+    must_reach(bus, aggregates_parked, 0);
+    must_have_handled(t, "a0", "1 2 3 4 5");
+    must_have_handled(t, "a1", "1 2 3 4 5");
+    must(evbus_unsubscribe(sub));
+    suite_close(s, bus);
+    assert_int_equal(t->started, 16);
+}
+
 /* The dead-letter topic is the memory: a later member of the group knows what is parked, before it handles anything. */
 static void test_tail_is_known_to_the_next_member(void **state)
 {
@@ -543,6 +571,7 @@ const struct suite_case suite_tail_cases[] = {
     SUITE_TIMED(test_tail_keeps_order_behind_a_backlog),
     SUITE_CASE(test_tail_goes_on_without_its_head),
     SUITE_CASE(test_tail_stays_parked_behind_a_head_that_is_left),
+    SUITE_CASE(test_tail_with_frontier_acks),
     SUITE_CASE(test_tail_is_known_to_the_next_member),
     SUITE_CASE(test_tail_is_the_groups_own),
     SUITE_TIMED(test_tail_has_a_bound),
