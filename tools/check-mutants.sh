@@ -31,7 +31,7 @@ RIGHT_FORGOTTEN     truth_test_truth_nats_members  tests/truth/test_truth_nats_m
 UNKNOWN_LEAVES      truth_test_truth_nats_publish  tests/truth/test_truth_nats_publish *never_leave*
 FLIGHT_OFF          backend_test_nats_streams      tests/backend/test_nats_streams first_publishes_at_once
 FRONTIER_PAST       sim_test_sim                   tests/sim/test_sim
-FRONTIER_CERTAIN    unit_test_frontier             tests/unit/test_frontier
+FRONTIER_CERTAIN    backend_test_nats_frontier_others tests/backend/test_nats_frontier_others
 "
 
 wanted=" $* "
