@@ -324,6 +324,7 @@ evbus_status ev_nats_parse_consumer(const char *json, size_t len, const char *wh
     ret->floor_seq = count_of(floor, "consumer_seq");
     ret->floor_stream_seq = count_of(floor, "stream_seq");
     ret->ack_pending = count_of(root, "num_ack_pending");
+    ret->clustered = json_is_object(json_object_get(root, "cluster"));
     ret->waiting = count_of(root, "num_waiting");
     json_decref(root);
     return st;

@@ -164,6 +164,7 @@ struct ev_nats_consumer {
     char ack[16], replay[16];
     char push[EV_NAME_MAX]; /* deliver subject; "": a pull consumer */
     bool headers_only, durable;
+    bool clustered; /* its server is one of several: deliveries may come through others, and be lost there */
     uint32_t filters;
     int64_t ack_wait_ns, max_deliver, ack_pending_max;
     uint64_t delivered_seq, delivered_stream_seq; /* of the last delivery: the consumer's own count, the stream's */

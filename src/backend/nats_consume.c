@@ -318,10 +318,11 @@ static void watch_foreign(struct ev_nats *st, struct ev_nats_binding *b, uint64_
 
     b->seq_known = true;
     b->consumer_seq = seq;
-    if (known && seq > last + 1 && b->ack && b->durable) {
-        b->foreign_at = st->now;
+    if (!known || seq == last + 1 || !b->ack || !b->durable)
+        return;
+    if (seq > last)
         ev_host_foreign(st->host, b->sub, seq - last - 1);
-    }
+    ev_nats_gap_suspected(st, b, seq > last);
 }
 
 static void deliver(struct ev_nats *st, struct ev_nats_binding *b, natsMsg *msg, const struct ev_nats_ackref *ref)
@@ -397,7 +398,7 @@ static void take_delivery(struct ev_nats *st, const struct ev_nats_core *core, n
         ev_nats_frontier_row(st, b, ref.consumer_seq);
     deliver(st, b, msg, &ref);
     if (b->gap.seen)
-        ev_nats_gap_delivered(st, b, ref.stream_seq);
+        ev_nats_gap_delivered(st, b, ref.stream_seq, ref.delivered == 1);
 }
 
 void ev_nats_consume_delivery(struct ev_nats *st, natsMsg *msg)

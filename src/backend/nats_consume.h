@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Consuming, shared by nats_consume.c (bindings, deliveries, verdicts), nats_pull.c (credit and pulls), nats_roster.c
- * (who is pulled for, inboxes, time), nats_gap.c (what was delivered before and nobody has) and nats_leave.c (the end
- * of a binding). Everything here is the loop's, except a binding between bind and attach and between quiet and unbind.
+ * (who is pulled for, inboxes, time), nats_gap.c (what was delivered before and nobody has), nats_gather.c (until that is
+ * here) and nats_leave.c (the end of a binding). Everything here is the loop's, except a binding between bind and attach and between quiet and unbind.
  *
  * Credit. A pull asks for `batch` messages and `max_bytes`; what the server may still send on our pulls is outstanding.
  * Outstanding messages never exceed the room. Outstanding bytes are counted as outstanding messages of the largest size
@@ -76,14 +76,19 @@ struct ev_nats_gap {
     unsigned char *seen; /* gathering: bits, which of the range came again; NULL: not in this link */
     uint64_t unseen;     /* of what was pending */
     int64_t gather_until;
-    bool gathering;      /* the core was told to, and not to stop yet */
-    bool second;         /* the second time through */
-    bool recheck, tried; /* ack_all: what was asked for comes with the next pull, then asked again; it was sent */
-    bool worked_off;     /* ack_all: what we settled before this question is */
-    uint32_t rounds;     /* ack_all: asked for so often, and not all is here */
-    bool list_ends;      /* its last sequence is here */
-    bool due;            /* to begin when no pull is open */
-    bool logged;         /* no answer: said once per gap */
+    int64_t suspected_at; /* the last time */
+    bool gathering;       /* the core was told to, and not to stop yet */
+    bool suspected;       /* because the count left some out */
+    bool clustered;       /* they may be lost; else another client has them */
+    bool alone;           /* nobody else had a pull open when we asked */
+    bool in_order;        /* what is gathered was told: it comes before anything new */
+    bool second;          /* the second time through */
+    bool recheck, tried;  /* ack_all: what was asked for comes with the next pull, then asked again; it was sent */
+    bool worked_off;      /* ack_all: what we settled before this question is */
+    uint32_t rounds;      /* ack_all: asked for so often, and not all is here */
+    bool list_ends;       /* its last sequence is here */
+    bool due;             /* to begin when no pull is open */
+    bool logged;          /* no answer: said once per gap */
     bool others_logged, slow_logged; /* said once */
 };
 
@@ -187,6 +192,7 @@ struct ev_nats_consume {
     uint32_t arm_at; /* after link up: bindings below have been served */
     struct ev_nats_bucket buckets[EV_NATS_BUCKETS];
     uint32_t bucket_count; /* in use; fewer in tests */
+    bool as_clustered;     /* in tests: the server counts as one of several */
     struct ev_nats_inbox *cut, *cut_last;
     struct ev_nats_binding *leaving, *leaving_last; /* oldest first */
     uint64_t inbox_last, pull_last, leave_last;
@@ -261,8 +267,6 @@ void ev_nats_gap_later(struct ev_nats *st, struct ev_nats_binding *b);
 void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b);
 /* The link or the binding ends. */
 void ev_nats_gap_end(struct ev_nats *st, struct ev_nats_binding *b);
-/* A delivery was handed to the core. */
-void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64_t stream_seq);
 /* A message on "<inbox>.c.g.<rest>". */
 void ev_nats_gap_answer(struct ev_nats *st, natsMsg *msg, const char *rest);
 /* A delivery that no binding knows: true if it is of a list. */
@@ -286,6 +290,23 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
 /* A delivery comes; one was not taken by the core. */
 void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq);
 void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);
+
+/* ---- nats_gather.c: [loop] --------------------------------------------------------------------------------------- */
+
+/* The server's count of deliveries left some out (or went back: another server is the consumer's leader now). They were
+ * lost between two servers, or another client has them. */
+void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, bool left_out);
+/* A delivery was handed to the core; `fresh`: for the first time. */
+void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64_t stream_seq, bool fresh);
+/* A pull stands open and the server has nothing for it. */
+void ev_nats_gap_idle(struct ev_nats *st, struct ev_nats_binding *b);
+/* For the gap rule: it told, or waited, and closes. */
+void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b);
+void ev_nats_gather_waited(struct ev_nats *st, struct ev_nats_binding *b, int64_t until);
+void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b);
+/* All that was pending is here; or it is known to come in order. */
+void ev_nats_gather_end(struct ev_nats *st, struct ev_nats_binding *b);
+void ev_nats_gather_forget(struct ev_nats_gap *gap); /* what was seen; the core goes on gathering */
 
 /* ---- nats_leave.c: [loop] ---------------------------------------------------------------------------------------- */
 

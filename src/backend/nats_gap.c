@@ -56,7 +56,6 @@
 #define PAGE 256u
 #define WAIT_MARGIN (200 * EV_MS)
 #define WAIT_MIN (2 * EV_SEC)
-#define GATHER_MAX (UINT64_C(1) << 22) /* sequences; a bit each */
 #define LISTER "gap-"
 #define LISTER_LEN 37u /* "gap-<16 hex>-<16 hex>" */
 
@@ -159,6 +158,7 @@ void ev_nats_gap_begin(struct ev_nats *st, struct ev_nats_binding *b)
     g->tries = 0;
     g->pause = 0;
     g->told = g->left = g->pending = 0;
+    g->alone = false;
     ask(st, b);
 }
 
@@ -168,25 +168,10 @@ void ev_nats_gap_later(struct ev_nats *st, struct ev_nats_binding *b)
     b->gap.due = b->exclusive && !EV_BUG(EV_BUG_GAP_FORGOTTEN);
 }
 
-static void forget_seen(struct ev_nats_gap *g)
-{
-    ev_free(g->seen);
-    g->seen = NULL;
-}
-
-/* All that was pending is here; or it is known to come in order. */
-static void end_gathering(struct ev_nats *st, struct ev_nats_binding *b)
-{
-    forget_seen(&b->gap);
-    if (b->gap.gathering)
-        ev_host_gather(st->host, b->sub, false);
-    b->gap.gathering = false;
-}
-
 void ev_nats_gap_end(struct ev_nats *st, struct ev_nats_binding *b)
 {
     drop_list(st, b);
-    forget_seen(&b->gap); /* the core goes on gathering until the rule has been through again */
+    ev_nats_gather_forget(&b->gap); /* the core goes on gathering until the rule has been through again */
     b->gap.due = false;
     b->gap.left = 0;
     if (b->gap.step != EV_NATS_GAP_CLOSED)
@@ -203,19 +188,28 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
         ev_nats_frontier_certain(st, b);
     else
         ev_nats_frontier_look_again(b);
+    if (g->gathering && !g->seen && g->told > 0)
+        ev_nats_gather_told(st, b);
     g->left = g->told < g->pending ? g->told : g->pending;
     if (g->told > 0)
         ev_log(st->log, EVBUS_LOG_INFO, "nats",
                "consumer '%s' of stream '%s': %" PRIu64 " messages were delivered before and not settled; what is not "
                "here is asked for again, in order (%" PRId64 " ms)",
                b->consumer, b->stream, g->pending, (st->now - g->begun) / EV_MS);
+    if (g->alone) { /* no pull was open since we asked: the next delivery is the next in the count */
+        b->consumer_seq = g->dseq;
+        b->seq_known = true;
+    }
     st->consume->gaps++;
     st->consume->gaps_told += g->told;
     drop_list(st, b);
     if (!g->seen)
-        end_gathering(st, b);
+        ev_nats_gather_end(st, b);
+    g->suspected = false;
     go(st, b, EV_NATS_GAP_CLOSED, 0, EV_NEVER);
     ev_nats_pull_consider(st, b);
+    if (g->seen)
+        ev_nats_pull_schedule(st->consume, b, g->gather_until);
 }
 
 /* ---- When it cannot be done -------------------------------------------------------------------------------------- */
@@ -246,6 +240,7 @@ static void wait_out(struct ev_nats *st, struct ev_nats_binding *b, evbus_status
 
     st->consume->gaps_slow++;
     g->told = 0;
+    g->alone = false;
     drop_list(st, b);
     go(st, b, EV_NATS_GAP_WAIT, 0, st->now + wait);
     if (g->slow_logged)
@@ -259,51 +254,10 @@ static void wait_out(struct ev_nats *st, struct ev_nats_binding *b, evbus_status
 }
 
 /* The ack wait is over: what was pending may be pulled. */
-static void gather(struct ev_nats *st, struct ev_nats_binding *b)
+static void waited(struct ev_nats *st, struct ev_nats_binding *b)
 {
-    struct ev_nats_gap *g = &b->gap;
-    const uint64_t bits = g->last - g->first + 1;
-
-    forget_seen(g);
-    if (g->pending > 0 && bits <= GATHER_MAX) /* 0: not even what was delivered is known */
-        g->seen = ev_calloc(bits / 8 + 1, 1);
-    if (g->seen) { /* else in the order of the server's queue */
-        g->unseen = g->pending;
-        g->gather_until = st->now + 2 * b->ack_wait_ns + WAIT_MARGIN;
-        g->gathering = true;
-        st->consume->gaps_gathered++;
-        ev_host_gather(st->host, b->sub, true);
-    } else {
-        ev_log(st->log, EVBUS_LOG_WARN, "nats",
-               "consumer '%s' of stream '%s': what was delivered before comes in the order of the server's queue",
-               b->consumer, b->stream);
-    }
+    ev_nats_gather_waited(st, b, st->now + 2 * b->ack_wait_ns + WAIT_MARGIN);
     close_gap(st, b, false);
-    if (g->seen)
-        ev_nats_pull_schedule(st->consume, b, g->gather_until);
-}
-
-static void give_up_gathering(struct ev_nats *st, struct ev_nats_binding *b)
-{
-    ev_log(st->log, EVBUS_LOG_WARN, "nats",
-           "consumer '%s' of stream '%s': %" PRIu64 " of %" PRIu64 " messages that were delivered before did not come "
-           "again within twice the ack wait: the others start without them",
-           b->consumer, b->stream, b->gap.unseen, b->gap.pending);
-    end_gathering(st, b);
-}
-
-void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64_t stream_seq)
-{
-    struct ev_nats_gap *g = &b->gap;
-
-    if (stream_seq < g->first || stream_seq > g->last)
-        return;
-    unsigned char *byte = &g->seen[(stream_seq - g->first) / 8];
-    const unsigned char bit = (unsigned char)(1u << (stream_seq - g->first) % 8);
-    g->unseen -= (*byte & bit) == 0 && g->unseen > 0;
-    *byte |= bit;
-    if (g->unseen == 0)
-        end_gathering(st, b);
 }
 
 void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, bool settling, const char *text)
@@ -320,6 +274,7 @@ void ev_nats_gap_denied(struct ev_nats *st, struct ev_nats_binding *b, bool sett
 static void leave_to_others(struct ev_nats *st, struct ev_nats_binding *b)
 {
     st->consume->gaps_off++;
+    b->gap.alone = false;
     if (!b->gap.others_logged)
         ev_log(st->log, EVBUS_LOG_WARN, "nats",
                "consumer '%s' of stream '%s': another member is active; what was delivered before and is not here is "
@@ -380,9 +335,10 @@ static void judge(struct ev_nats *st, struct ev_nats_binding *b)
 
     g->tries = 0;
     g->pause = 0;
+    g->alone = g->waiting == 0;
     if (g->pending == 0 && (g->waiting == 0 || st->now >= b->patience)) {
         close_gap(st, b, true);
-    } else if (b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) {
+    } else if ((b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) || (g->suspected && !g->clustered)) {
         leave_to_others(st, b);
     } else if (g->waiting > 0 && st->now < others_until(b)) {
         int64_t pause = (st->now - g->begun) / 4;
@@ -564,10 +520,7 @@ void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b)
     struct ev_nats_gap *g = &b->gap;
     const bool answered = g->want != 0 && g->answers == g->want;
 
-    if (g->seen && st->now >= g->gather_until)
-        give_up_gathering(st, b);
-    else if (g->seen)
-        ev_nats_pull_schedule(st->consume, b, g->gather_until);
+    ev_nats_gather_turn(st, b);
     if (g->step == EV_NATS_GAP_CLOSED)
         return;
     if (ev_nats_members_right(st, b) ==
@@ -585,7 +538,7 @@ void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b)
     else if (g->step == EV_NATS_GAP_TELL)
         tell(st, b);
     else if (g->step == EV_NATS_GAP_WAIT)
-        gather(st, b);
+        waited(st, b);
     else if (g->step == EV_NATS_GAP_PROBE)
         probed(st, b, answered);
     else if (!answered && (g->step == EV_NATS_GAP_MAKE || g->step == EV_NATS_GAP_LIST))
@@ -618,6 +571,7 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         return false; /* no leader now: asked again when the time for the answer is over */
     g->pending = have.ack_pending;
     g->waiting = have.waiting;
+    g->clustered = have.clustered || st->consume->as_clustered;
     g->first = have.floor_stream_seq + 1;
     if (have.delivered_stream_seq > g->top || g->top - have.delivered_stream_seq > BACK_MAX)
         g->top = have.delivered_stream_seq;

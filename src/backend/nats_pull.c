@@ -336,12 +336,14 @@ static void heartbeat(struct ev_nats *st, struct ev_nats_binding *b, natsMsg *ms
 
     alive(st, b);
     if (b->seq_known && seq > b->consumer_seq && b->ack && b->durable) {
-        b->foreign_at = st->now;
         ev_host_foreign(st->host, b->sub, seq - b->consumer_seq);
+        ev_nats_gap_suspected(st, b, true);
+        return;
     }
     if (!b->seq_known || seq > b->consumer_seq)
         b->consumer_seq = seq;
     b->seq_known = true;
+    ev_nats_gap_idle(st, b);
 }
 
 /* Acts on the end of one of our pulls. */

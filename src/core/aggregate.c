@@ -327,7 +327,7 @@ void ev_agg_account(evbus *bus, struct ev_agg *agg)
 /* Nothing starts, and no letter is sent, before that. */
 static bool may_start(const evbus *bus, const struct evbus_sub *sub)
 {
-    return ev_may_act(bus, sub) && !sub->tail.unknown;
+    return !sub->gathering && ev_may_act(bus, sub) && !sub->tail.unknown;
 }
 
 static uint32_t run_length(const struct ev_agg *agg)
@@ -405,7 +405,7 @@ void ev_agg_next(evbus *bus, struct ev_agg *agg, int64_t now)
         return;
     if (agg->sub->finish_to > 0 && m->stream_seq > agg->sub->finish_to) /* the same */
         return;
-    if (agg->sub->gathering || !may_start(bus, agg->sub)) /* ev_dispatch_gather, ev_aggs_resume come back to it */
+    if (!may_start(bus, agg->sub)) /* ev_dispatch_gather, ev_aggs_resume come back to it */
         return;
     if (now < agg->ready_at) {
         heap_push(&bus->in, agg, agg->ready_at);

@@ -29,6 +29,7 @@ struct ledger {
     _Atomic(uint32_t) started, distinct;
     _Atomic(uint32_t) stop_at; /* the run with this number never ends, nor any after it; 0: none */
     struct gate *gate;         /* handlers wait here; NULL: nowhere */
+    _Atomic(uint32_t) came;    /* to the gate */
 };
 
 static evbus_verdict write_down(const evbus_msg *msg, void *ctx)
@@ -37,8 +38,10 @@ static evbus_verdict write_down(const evbus_msg *msg, void *ctx)
     struct ledger *l = ctx;
     const uint32_t a = (uint32_t)atoi(env->aggregate_id + 4), v = (uint32_t)env->event_version;
 
-    if (l->gate)
+    if (l->gate) {
+        atomic_fetch_add(&l->came, 1);
         gate_pass(l->gate);
+    }
     const uint32_t stop_at = atomic_load(&l->stop_at);
     if (stop_at != 0 && atomic_fetch_add(&l->started, 0) >= stop_at)
         for (;;)
@@ -103,6 +106,12 @@ static void count_on_loop(evbus *bus, struct ev_command *command)
     n->slow = c->gaps_slow;
     n->gathered = c->gaps_gathered;
     atomic_store(&n->done, 1);
+}
+
+static void be_one_of_several(evbus *bus, struct ev_command *command)
+{
+    ((const struct ev_nats *)bus->state)->consume->as_clustered = true;
+    atomic_store(&((struct counted *)command)->done, 1);
 }
 
 static struct counted counted(evbus *bus)
@@ -222,6 +231,20 @@ static void await_delivered(struct nats_case *c, uint64_t count)
     assert_in_range(delivered, count, UINT64_MAX);
 }
 
+/* So many pulls stand open. */
+static void await_pulls(struct nats_case *c, int count)
+{
+    const int64_t end = wait_now_ms() + wait_patience_ms();
+    bool met = false;
+
+    while (!met && wait_now_ms() < end) {
+        jsConsumerInfo *info = read_consumer(c);
+        met = info->NumWaiting >= count;
+        jsConsumerInfo_Destroy(info);
+    }
+    assert_true(met);
+}
+
 /* Nothing is left for the consumer: all is delivered and settled. */
 static void await_settled(struct nats_case *c)
 {
@@ -245,8 +268,10 @@ static void lose(struct nats_case *c, evbus *bus, struct ledger *ledger, const e
     (void)take(bus, ledger, opts);
     await_delivered(c, count);
     assert_in_range(atomic_load(&ledger->started), 0, count - count / 4); /* the fault bit */
-    if (ledger->gate) /* no new link before the test says so; the handlers end meanwhile */
+    if (ledger->gate) { /* no new link before the test says so; the handlers end meanwhile */
+        await_count(&ledger->came, 1);
         proxy_after_each(proxy, PROXY_TO_CLIENT, 0, PROXY_CUT);
+    }
     proxy_cut(proxy);
     must_reach(bus, disconnects, cuts + 1);
     if (ledger->gate)
@@ -393,8 +418,8 @@ static void test_gap_is_off_for_shared_subscriptions(void **state)
 
 #define FOREIGN 150
 
-/* A member without a lease, of an older version or another client: pulls and holds what it gets. */
-static natsSubscription *foreign_member(struct nats_case *c)
+/* A member without a lease, of an older version or another client: pulls, and holds what it gets. */
+static natsSubscription *pull_some(struct nats_case *c, int batch)
 {
     char stream[EV_NAME_MAX], durable[EV_NAME_MAX], subject[3 * EV_NAME_MAX], body[64];
     natsSubscription *sub = NULL;
@@ -403,12 +428,23 @@ static natsSubscription *foreign_member(struct nats_case *c)
     ev_stream_name(stream, TOPIC);
     (void)ev_durable_name(durable, "suite", TOPIC);
     (void)snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable);
-    const int len = snprintf(body, sizeof body, "{\"batch\":%d,\"expires\":60000000000}", FOREIGN);
+    const int len = snprintf(body, sizeof body, "{\"batch\":%d,\"expires\":60000000000}", batch);
     assert_int_equal(natsInbox_Create(&inbox), NATS_OK);
     assert_int_equal(natsConnection_SubscribeSync(&sub, c->nc, inbox), NATS_OK);
     assert_int_equal(natsConnection_PublishRequest(c->nc, subject, inbox, body, len), NATS_OK);
     natsInbox_Destroy(inbox);
     return sub;
+}
+
+/* Gets them, and never answers. */
+static void lose_some(natsSubscription *sub, int count)
+{
+    for (int i = 0; i < count; i++) {
+        natsMsg *msg = NULL;
+        assert_int_equal(natsSubscription_NextMsg(&msg, sub, wait_patience_ms()), NATS_OK);
+        natsMsg_Destroy(msg);
+    }
+    natsSubscription_Destroy(sub);
 }
 
 static void foreign_acks(struct nats_case *c, natsSubscription *sub)
@@ -432,7 +468,7 @@ static void test_gap_takes_nothing_from_an_active_member(void **state)
     evbus *bus = suite_open(&c->s, NULL);
     must(evbus_unsubscribe(take(bus, ledger, NULL))); /* the durable is there */
     evbus *publisher = publish_all(c, 1);
-    natsSubscription *foreign = foreign_member(c);
+    natsSubscription *foreign = pull_some(c, FOREIGN);
     await_delivered(c, AGGREGATES);
     (void)take(bus, ledger, NULL);
     assert_true(wait_until(is_off, bus, wait_patience_ms()));
@@ -446,6 +482,37 @@ static void test_gap_takes_nothing_from_an_active_member(void **state)
     await_settled(c);
     assert_int_equal(ledger->distinct, AGGREGATES * 40 - FOREIGN);
     assert_int_equal(ledger->started, AGGREGATES * 40 - FOREIGN);
+}
+
+/* Deliveries that never come, in the middle of a session, as when a server of a cluster dies on their way (here: taken by a
+ * client that goes away, of a server that counts as one of several). The server's count shows it: nothing later starts before they came again. */
+static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    struct counted command = {.command.run = be_one_of_several};
+    ev_loop_post(bus, &command.command);
+    await_count(&command.done, 1);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    evbus *publisher = publish_all(c, 1);
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    const uint64_t gathered = counted(bus).gathered;
+    for (int64_t round = 0; round < 5; round++) {
+        natsSubscription *foreign = pull_some(c, 20);
+        await_pulls(c, 2);
+        suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2 + round * 4, 5 + round * 4);
+        lose_some(foreign, 20);
+        await_count(&ledger->distinct, AGGREGATES * (uint32_t)(5 + round * 4));
+        await_settled(c);
+    }
+    assert_in_range(counted(bus).gathered, gathered + 5, UINT64_MAX);
+    assert_in_range(counted(bus).told, 5 * 20, UINT64_MAX);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
 }
 
 /* ---- Hand-overs -------------------------------------------------------------------------------------------------- */
@@ -580,6 +647,7 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_gathers_where_verdicts_waited_for_the_link),
         GAP_CASE(test_gap_is_off_for_shared_subscriptions),
         GAP_CASE(test_gap_takes_nothing_from_an_active_member),
+        GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
         GAP_CASE(test_gap_hands_over_in_order),
         GAP_CASE(test_gap_succeeds_a_killed_process),
     };

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Gathering: what was delivered before is to come again and may come behind, or in the middle of, what is here or new; so the
+ * core starts nothing and puts all that comes in the order of the stream, until it is here, or cannot be waited for longer.
+ *
+ *   suspected  The count of deliveries shows in mid-session that some did not come. The gap rule then tells of them, and
+ *              they come before anything new.
+ *   waited     They could not be told: they come in whatever order, after the ack wait.
+ *
+ * Bounds. Two seconds where they were told, twice the ack wait where not; a bit per sequence of the range.
+ */
+#include "backend/nats_consume.h"
+
+#include <inttypes.h>
+
+#define TOLD_TIME (2 * EV_SEC)
+#define SUSPECT_PAUSE EV_SEC
+#define GATHER_MAX (UINT64_C(1) << 22) /* sequences */
+
+void ev_nats_gather_forget(struct ev_nats_gap *g)
+{
+    ev_free(g->seen);
+    g->seen = NULL;
+}
+
+void ev_nats_gather_end(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    ev_nats_gather_forget(&b->gap);
+    if (b->gap.gathering)
+        ev_host_gather(st->host, b->sub, false);
+    b->gap.gathering = false;
+}
+
+static void start_gathering(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    st->consume->gaps_gathered += !b->gap.gathering;
+    b->gap.gathering = true;
+    ev_host_gather(st->host, b->sub, true);
+}
+
+/* Until `count` of the range came. */
+static void await_unseen(struct ev_nats_gap *g, uint64_t count, int64_t until)
+{
+    const uint64_t bits = g->last - g->first + 1;
+
+    ev_nats_gather_forget(g);
+    if (count > 0 && bits <= GATHER_MAX)
+        g->seen = ev_calloc(bits / 8 + 1, 1);
+    g->unseen = count;
+    g->gather_until = until;
+}
+
+static void see(struct ev_nats_gap *g, uint64_t stream_seq)
+{
+    unsigned char *byte = &g->seen[(stream_seq - g->first) / 8];
+    const unsigned char bit = (unsigned char)(1u << (stream_seq - g->first) % 8);
+
+    g->unseen -= (*byte & bit) == 0 && g->unseen > 0;
+    *byte |= bit;
+}
+
+/* It comes in order and before anything new. What was settled since we asked does not come, so all that is missing
+ * may be here earlier than can be counted: the first new one says so, or that there is none. */
+void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    struct ev_nats_gap *g = &b->gap;
+    const uint64_t end = g->list ? g->count : g->last - g->first + 1;
+
+    g->in_order = true;
+    await_unseen(g, g->pending, st->now + TOLD_TIME);
+    for (uint64_t i = 0; g->seen && i < end; i++) {
+        const uint64_t seq = g->list ? g->list[i] : g->first + i;
+        if (ev_host_holds(st->host, b->sub, seq))
+            see(g, seq);
+    }
+    if (g->unseen == 0)
+        ev_nats_gather_forget(g);
+}
+
+void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, bool left_out)
+{
+    if (left_out && b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) {
+        b->foreign_at = st->now; /* that there is another one is known */
+        return;
+    }
+    if (!b->exclusive || b->ack_all) { /* ack_all: nats_frontier.c counts them itself */
+        if (left_out)
+            b->foreign_at = st->now;
+        return;
+    }
+    if (b->gap.due && b->gap.gathering)
+        return;
+    if (b->gap.told == 0 && st->now - b->gap.suspected_at < SUSPECT_PAUSE)
+        return; /* there was nothing to it a moment ago: not again and again */
+    b->gap.suspected_at = st->now;
+    b->gap.suspected = left_out;
+    start_gathering(st, b); /* what comes now may come after what was lost */
+    ev_nats_pull_cut(st, &st->consume->buckets[b->bucket]);
+    ev_nats_gap_later(st, b);
+    ev_nats_pull_schedule(st->consume, b, st->now);
+}
+
+void ev_nats_gather_waited(struct ev_nats *st, struct ev_nats_binding *b, int64_t until)
+{
+    struct ev_nats_gap *g = &b->gap;
+
+    g->in_order = false;
+    await_unseen(g, g->pending, until);
+    if (g->seen) { /* 0: not even what was delivered is known: in the order of the server's queue */
+        start_gathering(st, b);
+    } else {
+        ev_log(st->log, EVBUS_LOG_WARN, "nats",
+               "consumer '%s' of stream '%s': what was delivered before comes in the order of the server's queue",
+               b->consumer, b->stream);
+    }
+}
+
+static void give_up(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    ev_log(st->log, EVBUS_LOG_WARN, "nats",
+           "consumer '%s' of stream '%s': up to %" PRIu64 " of %" PRIu64
+           " messages that were delivered before did not come "
+           "again in time: the others start without them",
+           b->consumer, b->stream, b->gap.unseen, b->gap.pending);
+    ev_nats_gather_end(st, b);
+}
+
+void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    if (b->gap.seen && st->now >= b->gap.gather_until)
+        give_up(st, b);
+    else if (b->gap.seen)
+        ev_nats_pull_schedule(st->consume, b, b->gap.gather_until);
+}
+
+void ev_nats_gap_idle(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    if (b->gap.seen && b->gap.in_order && b->gap.step == EV_NATS_GAP_CLOSED)
+        ev_nats_gather_end(st, b);
+}
+
+void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64_t stream_seq, bool fresh)
+{
+    struct ev_nats_gap *g = &b->gap;
+
+    if (fresh && g->in_order) {
+        ev_nats_gap_idle(st, b);
+        return;
+    }
+    if (stream_seq < g->first || stream_seq > g->last)
+        return;
+    see(g, stream_seq);
+    if (g->unseen == 0)
+        ev_nats_gather_end(st, b);
+}
