@@ -6,11 +6,11 @@
 #include "mem_host.h"
 
 #include "conc/atomic.h"
+#include "support/wait.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define WAIT_MAX (2 * EV_SEC) /* far more than any wake-up takes: a wait that ends by it has missed one */
 
@@ -71,7 +71,7 @@ static void *flow_loop(void *arg)
         sub_want(&f->own);
         sub_want(&f->shared);
         if (f->own.count == all && h->stored == MESSAGES)
-            usleep(1000); /* only the others' share is missing */
+            wait_out(1); /* only the others' share is missing */
         else
             sleep_unless_busy(h, busy || f->sent < MESSAGES, &f->late);
     }
