@@ -2,6 +2,8 @@
 /* How long a message that failed rests before its next run: the retry part of evbus_sub_opts. */
 #include "core/message.h"
 
+#include <string.h>
+
 evbus_status ev_retry_check(const evbus_sub_opts *o)
 {
     if (o->retry_max_ms && o->retry_min_ms > o->retry_max_ms)
@@ -22,13 +24,15 @@ evbus_status ev_retry_take(struct evbus_sub *sub)
 {
     const uint32_t *list = sub->o.retry_list_ms;
 
-    for (; list && list[sub->pause_count]; sub->pause_count++) {
+    for (; list && list[sub->pause_count]; sub->pause_count++)
         if (sub->pause_count == EV_PAUSES_MAX)
             return ev_fail(EVBUS_INVALID, "evbus_sub_opts.retry_list_ms: more than %d pauses", EV_PAUSES_MAX);
-        sub->pauses[sub->pause_count] = list[sub->pause_count];
-    }
     if (list && sub->pause_count == 0)
         return ev_fail(EVBUS_INVALID, "evbus_sub_opts.retry_list_ms: it has no pause");
+    if (list && !(sub->pauses = ev_malloc(sub->pause_count * sizeof *list)))
+        return ev_fail(EVBUS_NOMEM, "out of memory for retry_list_ms");
+    if (list)
+        memcpy(sub->pauses, list, sub->pause_count * sizeof *list);
     if (list && !sub->o.attempts_max)
         sub->o.attempts_max = sub->pause_count + 1;
     sub->o.retry_list_ms = NULL;

@@ -26,11 +26,15 @@ struct evbus_sub {
     evbus_handler fn;
     void *ctx;
     bool envelope;
-    evbus_sub_opts o;                            /* defaults filled in; strings are copies */
-    uint32_t pauses[EV_PAUSES_MAX], pause_count; /* retry_list_ms */
-    char group[72];                              /* "" for fanout */
-    struct ev_topic *letter_topic;               /* NULL: none (plain, or fan-out that named none) */
-    struct ev_consumer_cfg consumer;
+    evbus_sub_opts o;              /* defaults filled in; strings are copies */
+    uint32_t *pauses, pause_count; /* retry_list_ms; NULL: none */
+    char group[72];                /* "" for fanout */
+    struct ev_topic *letter_topic; /* NULL: none (plain, or fan-out that named none) */
+    struct {
+        char *name; /* allocated */
+        uint64_t id;
+        bool durable, ack_explicit, ack_all, exclusive;
+    } consumer; /* as struct ev_consumer_cfg, which is made of it for binding: there are many that are idle */
     _Atomic(const char *) stream; /* interned; may change when a lost consumer is bound again */
 
     _Atomic(uint32_t) stop;   /* 1: workers start nothing of it any more */

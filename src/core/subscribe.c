@@ -100,22 +100,34 @@ static evbus_status choose_group(struct evbus_sub *sub, const evbus_sub_opts *o)
 
 /* ---- The consumer ------------------------------------------------------------------------------------------------ */
 
-static void describe_consumer(struct evbus_sub *sub)
+static evbus_status describe_consumer(struct evbus_sub *sub)
 {
-    struct ev_consumer_cfg *c = &sub->consumer;
+    char name[EV_NAME_MAX];
 
-    c->filter = sub->topic->name;
-    c->durable = !sub->o.fanout;
-    c->deliver_new = sub->o.start == EVBUS_START_NEW;
-    c->ack_explicit = sub->envelope;
-    c->exclusive = sub->envelope && !sub->o.fanout && sub->o.membership == EVBUS_EXCLUSIVE;
-    c->ack_all = sub->o.ack_mode == EVBUS_ACK_FRONTIER;
-    c->ack_wait_ns = (int64_t)sub->o.ack_wait_ms * EV_MS;
-    c->ack_pending_max = sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1);
-    if (sub->o.fanout)
-        c->id = ev_ephemeral_name(c->name, sub->topic->name, ev_random());
-    else
-        c->id = ev_durable_name(c->name, sub->group, sub->topic->name);
+    sub->consumer.id = sub->o.fanout ? ev_ephemeral_name(name, sub->topic->name, ev_random())
+                                     : ev_durable_name(name, sub->group, sub->topic->name);
+    sub->consumer.name = ev_strdup(name);
+    sub->consumer.durable = !sub->o.fanout;
+    sub->consumer.ack_explicit = sub->envelope;
+    sub->consumer.exclusive = sub->envelope && !sub->o.fanout && sub->o.membership == EVBUS_EXCLUSIVE;
+    sub->consumer.ack_all = sub->o.ack_mode == EVBUS_ACK_FRONTIER;
+    return sub->consumer.name ? EVBUS_OK : ev_fail(EVBUS_NOMEM, "out of memory for the name of a consumer");
+}
+
+static void configure_consumer(const struct evbus_sub *sub, struct ev_consumer_cfg *ret)
+{
+    *ret = (struct ev_consumer_cfg){
+        .id = sub->consumer.id,
+        .filter = sub->topic->name,
+        .durable = sub->consumer.durable,
+        .deliver_new = sub->o.start == EVBUS_START_NEW,
+        .ack_explicit = sub->consumer.ack_explicit,
+        .ack_all = sub->consumer.ack_all,
+        .exclusive = sub->consumer.exclusive,
+        .ack_wait_ns = (int64_t)sub->o.ack_wait_ms * EV_MS,
+        .ack_pending_max = sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1),
+    };
+    (void)ev_copy(ret->name, sizeof ret->name, sub->consumer.name);
 }
 
 /* Plain messages follow the topic: without a stream there is core NATS, if the topic allows that. */
@@ -130,11 +142,12 @@ static bool may_use_core(struct evbus_sub *sub, evbus_status st)
            (cfg.fallback == EVBUS_ON && st != EVBUS_DISCONNECTED && st != EVBUS_TIMEOUT);
 }
 
-/* Works on a copy: a repair runs beside the loop and the workers. */
 static evbus_status bind(struct evbus_sub *sub, int64_t deadline, void **ret)
 {
     evbus *bus = sub->bus;
-    struct ev_consumer_cfg cfg = sub->consumer;
+    struct ev_consumer_cfg cfg;
+
+    configure_consumer(sub, &cfg);
     evbus_status st = ev_streams_for_sub(sub->topic, deadline, cfg.stream);
 
     if (st != EVBUS_OK && may_use_core(sub, st)) {
@@ -163,6 +176,8 @@ static void sub_free(struct evbus_sub *sub)
     ev_frontier_fini(&sub->frontier);
     ev_span_fini(&sub->span);
     ev_span_fini(&sub->given);
+    ev_free(sub->consumer.name);
+    ev_free(sub->pauses);
     ev_free(sub);
 }
 
@@ -277,11 +292,10 @@ static evbus_status start(struct evbus_sub *sub, const char *letters)
     evbus *bus = sub->bus;
     evbus_status st = choose_letters(sub, letters);
 
-    if (st != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
+    if (st != EVBUS_OK || (st = describe_consumer(sub)) != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
         sub_free(sub);
         return st;
     }
-    describe_consumer(sub);
     ev_store_relaxed(&sub->active, !sub->consumer.exclusive); /* published by the command that attaches it */
     st = bind(sub, ev_deadline(ev_now(bus), sub->o.timeout_ms), &sub->binding);
     if (st != EVBUS_OK) {
