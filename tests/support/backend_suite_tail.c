@@ -430,6 +430,41 @@ static void test_tail_is_known_to_the_next_member(void **state)
     suite_close(s, keeper);
 }
 
+static bool is_active(void *sub)
+{
+    return evbus_sub_active(sub);
+}
+
+/* A member that stood by knows it as well when its turn comes. */
+static void test_tail_is_known_to_who_stood_by(void **state)
+{
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    struct tally *t = suite_tally(s);
+    struct mood *mood = mood_of(s, t, "a", 1);
+    evbus *one = suite_open_shared(s, NULL), *two = suite_open_shared(s, NULL);
+
+    evbus_sub *first = suite_sub(one, topic, t, EVBUS_OPTS(evbus_sub_opts, PARK));
+    assert_true(wait_until(is_active, first, wait_patience_ms()));
+    evbus_sub *second = suite_sub(two, topic, t, EVBUS_OPTS(evbus_sub_opts, PARK));
+    suite_publish(one, topic, "a", 1);
+    suite_publish(one, topic, "a", 2);
+    must_reach(one, dead_lettered, 2);
+    assert_int_equal(suite_stats_of(two).aggregates_parked, 0); /* it is not its business yet */
+    must(evbus_unsubscribe(first));
+    assert_true(wait_until(is_active, second, wait_patience_ms()));
+    atomic_store(&mood->well, true);
+    suite_publish(one, topic, "a", 3);
+    must_reach(two, dead_lettered, 1);
+    must_have_handled(t, "a", "");
+    assert_int_equal(walk(s, two, topic, "a", 0, redrive)->count, 3);
+    assert_true(tally_await(t, &t->acked, 3));
+    must_reach(two, aggregates_parked, 0);
+    must_have_handled(t, "a", "1 2 3");
+    suite_close(s, one);
+    suite_close(s, two);
+}
+
 /* Another group's letters park nothing, and what they are redriven to is nothing to a parked aggregate. */
 static void test_tail_is_the_groups_own(void **state)
 {
@@ -573,6 +608,7 @@ const struct suite_case suite_tail_cases[] = {
     SUITE_CASE(test_tail_stays_parked_behind_a_head_that_is_left),
     SUITE_CASE(test_tail_with_frontier_acks),
     SUITE_CASE(test_tail_is_known_to_the_next_member),
+    SUITE_CASE(test_tail_is_known_to_who_stood_by),
     SUITE_CASE(test_tail_is_the_groups_own),
     SUITE_TIMED(test_tail_has_a_bound),
     SUITE_TIMED(test_tail_of_too_many_handles_nothing),
