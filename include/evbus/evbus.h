@@ -684,8 +684,9 @@ EVBUS_API EVBUS_NODISCARD evbus_status evbus_receipts_take(evbus *bus, int64_t t
 /**
  * A descriptor that is readable while evbus_receipts_take would return at once: receipts wait, or the queue is at its
  * end. It stays readable after a take that left some, and for ever at the end; it is silent as soon as all are taken
- * (with several takers, one may wake for what another has just taken: a take that finds nothing is fine). For poll,
- * level-triggered epoll, libuv, libevent. Never read from it: take instead.
+ * (with several takers, one may wake for what another has just taken: a take that finds nothing is fine). With many
+ * publishes on their way it becomes readable up to 1 ms after the first receipt came. For poll, level-triggered epoll,
+ * libuv, libevent. Never read from it: take instead.
  *
  * Threads: any.  Blocks: no.
  * Ownership: the descriptor is the caller's, who ends it with close(), before or after the bus; each call makes one.
