@@ -222,14 +222,15 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_BACKLOG_NORMAL = 33,   /* no longer */
     EVBUS_EVENT_UNHANDLED = 34,        /* count: messages acknowledged unhandled as their subscription ended */
     EVBUS_EVENT_RECONNECTING = 35,     /* an attempt to reconnect begins; count: which one since the link went down */
-    EVBUS_EVENT_RECONNECT_FAILING = 36, /* reconnect_failures_max of them failed in a row; once per outage */
-    EVBUS_EVENT_RECONNECT_GIVEN_UP =
-        37,                    /* reconnect_attempts_max failed: no more until evbus_reconnect; count: how many */
+    EVBUS_EVENT_RECONNECT_FAILING = 36,  /* reconnect_failures_max of them failed in a row; once per outage */
+    EVBUS_EVENT_RECONNECT_GIVEN_UP = 37, /* reconnect_attempts_max failed; count. Then only evbus_reconnect helps */
     EVBUS_EVENT_PARKED = 38,   /* what comes for an aggregate goes to the dead-letter topic (EVBUS_TAIL_PARK); without
                                  aggregate: count of them have letters as this member becomes active */
     EVBUS_EVENT_RELEASED = 39, /* no dead letter of it is left: it goes on */
-    EVBUS_EVENT_BREAKER_OPEN = 40,  /* count: handler runs that failed in a row; said once until it is closed */
-    EVBUS_EVENT_BREAKER_CLOSED = 41 /* a message got through */
+    EVBUS_EVENT_BREAKER_OPEN = 40,   /* count: handler runs that failed in a row; said once until it is closed */
+    EVBUS_EVENT_BREAKER_CLOSED = 41, /* a message got through */
+    EVBUS_EVENT_STUCK = 42,          /* nothing comes although it should: repaired; count: in a row. Then RESUMED */
+    EVBUS_EVENT_LEADER_CHANGED = 43  /* a consumer's pulls ended with its leader: they go to the next one */
 } evbus_event_kind;
 
 typedef struct evbus_event {
@@ -402,11 +403,10 @@ typedef struct evbus_opts {
 
     /* Reconnecting (nats://; the connection of mem:// does not end): docs/supervision.md. An attempt tries every known
      * server once; the first begins at once when a session ends that was up for a second, else after a pause */
-    uint32_t reconnect_attempts_max; /* after so many failed ones in a row it gives up: publishing and asking fail with
-                                        EVBUS_DISCONNECTED until evbus_reconnect; 0 or EVBUS_FOREVER: never gives up */
+    uint32_t reconnect_attempts_max; /* failed in a row, then it gives up: all fails at once with EVBUS_DISCONNECTED
+                                        until evbus_reconnect; 0 or EVBUS_FOREVER: it never does */
     uint32_t reconnect_factor_pct;   /* 100..10000: each pause is so much of the one before; 0: 200 */
-    uint32_t reconnect_jitter_pct;   /* a pause is up to so much shorter, by chance, at most 100; 0: 50; EVBUS_NOWAIT:
-                                        none. After refused credentials pauses are 1 to 10 s, or longer by these */
+    uint32_t reconnect_jitter_pct;   /* pauses are up to so much shorter, at most 100; 0: 50; EVBUS_NOWAIT: none */
     uint32_t reconnect_failures_max; /* so many failed ones in a row are EVBUS_EVENT_RECONNECT_FAILING; 0: 3 */
 } evbus_opts;
 
@@ -457,7 +457,7 @@ typedef struct evbus_sub_opts {
                                       are overdue open it; envelopes only; 0: there is none */
     uint32_t breaker_open_ms;  /* then one message tries; at least 10; 0: 10000 */
     uint32_t ack_mode;         /* evbus_ack_mode */
-    uint32_t reserved1;
+    uint32_t progress_timeout_ms; /* none came, with room: repair; at least 100; 0: 30000; EVBUS_FOREVER: never */
 } evbus_sub_opts;
 
 typedef struct evbus_topic_opts {
@@ -917,6 +917,7 @@ typedef struct evbus_statistics {
     /* supervision */
     uint64_t reconnect_attempts; /* begun after a session had ended */
     uint64_t reconnects_given_up;
+    uint64_t progress_repairs; /* as EVBUS_EVENT_STUCK says */
     /* EVBUS_TAIL_PARK */
     uint64_t aggregates_parked; /* now */
     uint64_t messages_parked;   /* of dead_lettered: behind another one of their aggregate */

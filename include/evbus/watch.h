@@ -146,6 +146,12 @@ EVBUS_API EVBUS_NODISCARD evbus_status evbus_connection_read(evbus *bus, evbus_c
  */
 EVBUS_API evbus_status evbus_reconnect(evbus *bus);
 
+/**
+ * How many events of a kind there were since open, told to on_event or not. Threads: any.  Blocks: no.
+ * Returns: 0 for a kind that does not exist, a NULL bus, and one of before fork()
+ */
+EVBUS_API uint64_t evbus_event_count(const evbus *bus, evbus_event_kind kind);
+
 /* ---- Health ------------------------------------------------------------------------------------------------------ */
 
 /** Why a bus is not well: bits of evbus_health_report.reasons. */

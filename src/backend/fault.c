@@ -153,6 +153,28 @@ static bool disconnect(struct ev_fault *f)
     return true;
 }
 
+/* One subscription is not asked for any more, and nothing says so: its room stays as it is, which is none. */
+static void silence(struct ev_fault *f)
+{
+    const uint32_t every = f->settings.silent_every_ms;
+    uint64_t count = 0;
+
+    if (every == 0 || f->now < f->next_silence)
+        return;
+    for (const struct ev_fault_binding *b = f->attached; b; b = b->next)
+        count += !b->detached && !b->silent;
+    if (f->next_silence != INT64_MIN && count > 0) {
+        uint64_t which = ev_fault_draw(f, EV_FAULT_SILENT, ++f->events, count);
+        struct ev_fault_binding *b = f->attached;
+        while (b->detached || b->silent || which-- > 0)
+            b = b->next;
+        f->count[EV_FAULT_SILENT]++;
+        f->ops->want(f->inner, b->inner, (struct ev_room){0});
+        b->silent = true;
+    }
+    f->next_silence = after_about(f, EV_FAULT_SILENT, every);
+}
+
 static void jump(struct ev_fault *f)
 {
     const uint32_t every = f->settings.clock_jump_every_ms;
@@ -176,6 +198,7 @@ static bool fault_turn(void *state, int64_t now)
     busy |= f->ops->turn(f->inner, now);
     busy |= ev_fault_pump(f);
     jump(f);
+    silence(f);
     return busy;
 }
 
@@ -193,6 +216,8 @@ static int64_t fault_due(void *state)
         due = earlier(due, f->next_disconnect);
     if (f->settings.clock_jump_every_ms)
         due = earlier(due, f->next_jump);
+    if (f->settings.silent_every_ms)
+        due = earlier(due, f->next_silence);
     return due;
 }
 
@@ -477,11 +502,23 @@ static void fault_unbind(void *state, void *binding)
     ev_free(b);
 }
 
+static void fault_rearm(void *state, void *binding)
+{
+    struct ev_fault *f = state;
+    struct ev_fault_binding *b = binding;
+
+    if (b->silent)
+        b->silent = ev_fault_draw(f, EV_FAULT_SILENT, ++f->events, 2) == 0; /* else only binding anew helps */
+    f->ops->rearm(f->inner, b->inner);
+}
+
 static void fault_want(void *state, void *binding, struct ev_room room)
 {
     struct ev_fault *f = state;
     const struct ev_fault_binding *b = binding;
     uint64_t bytes;
+    if (b->silent)
+        return;
     const uint32_t msgs = ev_fault_waiting(f, b->sub, &bytes);
 
     room.msgs = room.msgs > msgs ? room.msgs - msgs : 0;
@@ -564,7 +601,7 @@ static size_t fault_headers(void *state, void *token, char *buf, size_t cap)
         .max_payload = fault_max_payload, .stream_covering = fault_stream_covering, .stream_info = fault_stream_info,  \
         .stream_create = fault_stream_create, .stream_add = fault_stream_add, .msg_get = fault_msg_get,                \
         .msg_delete = fault_msg_delete, .consumer_state = fault_consumer_state, .consumers = fault_consumers,          \
-        .account = fault_account, .silent_since = fault_silent_since, .bind = fault_bind,                              \
+        .account = fault_account, .silent_since = fault_silent_since, .rearm = fault_rearm, .bind = fault_bind,        \
         .bind_core = fault_bind_core, .attach = fault_attach, .fence = fault_fence, .detach = fault_detach,            \
         .leave = fault_leave, .unbind = fault_unbind, .want = fault_want, .settle = fault_settle,                      \
         .settle_seq = fault_settle_seq, .replace = fault_replace, .release = fault_release, .header = fault_header,    \
@@ -577,4 +614,4 @@ const struct ev_backend_ops ev_fault_mem_ops = FAULT_OPS("fault+mem", true);
 const struct ev_backend_ops ev_fault_nats_ops = FAULT_OPS("fault+nats", false);
 
 /* Whoever adds an operation adds it here. */
-_Static_assert(sizeof(struct ev_backend_ops) == 40 * sizeof(void *), "fault+ has to pass on every operation");
+_Static_assert(sizeof(struct ev_backend_ops) == 41 * sizeof(void *), "fault+ has to pass on every operation");

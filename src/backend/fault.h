@@ -30,7 +30,8 @@
     X(EV_FAULT_NO_RESPONDERS, "no_responders")                                                                         \
     X(EV_FAULT_SLOW, "slow")                                                                                           \
     X(EV_FAULT_DISCONNECT, "disconnect")                                                                               \
-    X(EV_FAULT_CLOCK_JUMP, "clock_jump")
+    X(EV_FAULT_CLOCK_JUMP, "clock_jump")                                                                               \
+    X(EV_FAULT_SILENT, "silent")
 
 enum ev_fault_kind {
 #define EV_FAULT_X(kind, name) kind,
@@ -46,6 +47,7 @@ struct ev_fault_settings {
     uint32_t chance[EV_FAULT_KINDS]; /* of EV_FAULT_CERTAIN; 0 for those that have none */
     uint32_t reorder_by_ms, delay_by_ms, no_responders_for_ms, slow_by_ms;
     uint32_t disconnect_every_ms, disconnect_for_ms, clock_jump_every_ms, clock_jump_by_ms;
+    uint32_t silent_every_ms;
 };
 
 /* What stands behind the last '?' of a URL; NULL: nothing. EVBUS_INVALID names key, value and rule. */
@@ -96,6 +98,7 @@ struct ev_fault_binding {
     struct evbus_sub *sub;
     struct ev_fault_binding *next; /* attached, and neither lost nor quiet */
     bool detached;
+    bool silent; /* it is not asked for, until it is armed or bound anew */
 };
 
 struct ev_fault {
@@ -117,7 +120,7 @@ struct ev_fault {
     struct ev_fault_token *free_tokens;
     struct ev_fault_address *free_addresses;
     bool inner_up, up; /* the inner link; the link as the core knows it */
-    int64_t down_until, stalled_until, away_until, next_disconnect, next_jump;
+    int64_t down_until, stalled_until, away_until, next_disconnect, next_jump, next_silence;
     uint64_t settled_seqs;               /* frontier acks and the like so far */
     uint64_t answers, publishes, events; /* seen so far: the numbers that decide */
     uint64_t count[EV_FAULT_KINDS];      /* injected */

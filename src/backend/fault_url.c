@@ -42,6 +42,7 @@ static const struct key keys[] = {
     TIME_OF(disconnect_for_ms, 0, 100),
     TIME_OF(clock_jump_every_ms, 0, 0),
     TIME_OF(clock_jump_by_ms, 1, 1000),
+    TIME_OF(silent_every_ms, 0, 0),
 };
 
 #define KEYS (sizeof keys / sizeof keys[0])

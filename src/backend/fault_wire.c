@@ -615,7 +615,7 @@ const struct ev_host_tap ev_fault_tap = {
 void ev_fault_begin(struct ev_fault *f, int64_t now)
 {
     f->now = now;
-    f->down_until = f->stalled_until = f->away_until = f->next_disconnect = f->next_jump = INT64_MIN;
+    f->down_until = f->stalled_until = f->away_until = f->next_disconnect = f->next_jump = f->next_silence = INT64_MIN;
 }
 
 bool ev_fault_pump(struct ev_fault *f)

@@ -108,6 +108,12 @@ static void mem_reconnect(void *state)
     (void)state;
 }
 
+/* The broker's room for a member is absolute, so nothing of it can be lost. */
+static void mem_rearm(void *state, void *binding)
+{
+    (void)state, (void)binding;
+}
+
 static uint64_t mem_max_payload(void *state)
 {
     (void)state;
@@ -424,6 +430,7 @@ const struct ev_backend_ops ev_mem_ops = {
     .unsent_after = ev_mem_unsent_after,
     .drop_link = ev_mem_drop_link,
     .reconnect = mem_reconnect,
+    .rearm = mem_rearm,
     .max_payload = mem_max_payload,
     .stream_covering = mem_stream_covering,
     .stream_info = mem_stream_info,

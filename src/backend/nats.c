@@ -269,6 +269,7 @@ const struct ev_backend_ops ev_nats_ops = {
     .leave = ev_nats_part,
     .unbind = ev_nats_unbind,
     .want = ev_nats_want,
+    .rearm = ev_nats_rearm,
     .silent_since = ev_nats_silent_since,
     .settle = ev_nats_settle,
     .settle_seq = ev_nats_settle_seq,

@@ -415,6 +415,7 @@ void ev_nats_attach(void *state, void *binding);
 void ev_nats_detach(void *state, void *binding);
 void ev_nats_part(void *state, void *binding);
 void ev_nats_want(void *state, void *binding, struct ev_room room);
+void ev_nats_rearm(void *state, void *binding);
 int64_t ev_nats_silent_since(void *state, void *binding);
 bool ev_nats_settle(void *state, void *binding, void *token, enum ev_settle verb, int64_t delay_ns);
 bool ev_nats_settle_seq(void *state, void *binding, enum ev_settle verb, uint64_t stream_seq, uint64_t consumer_seq);

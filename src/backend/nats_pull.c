@@ -85,8 +85,10 @@ static void alive(struct ev_nats *st, struct ev_nats_binding *b)
     b->heard = st->now;
     b->backoff = 0;
     if (b->silent) {
+        char text[3 * EV_NAME_MAX];
         b->silent = false;
-        ev_log(st->log, EVBUS_LOG_INFO, "nats", "consumer '%s' of stream '%s' answers again", b->consumer, b->stream);
+        ev_nats_say(text, sizeof text, "consumer '%s' of stream '%s' answers again", b->consumer, b->stream);
+        ev_host_silent(st->host, b->sub, false, text);
     }
 }
 
@@ -319,6 +321,19 @@ static void complain(struct ev_nats *st, struct ev_nats_binding *b, uint32_t cod
            b->consumer, b->stream, code, code == 503 && !*text ? "nobody answers" : text);
 }
 
+/* Said once until messages flow again. */
+static void leader_changed(struct ev_nats *st, struct ev_nats_binding *b, const char *text)
+{
+    char said[3 * EV_NAME_MAX];
+
+    if (b->complained)
+        return;
+    b->complained = true;
+    ev_nats_say(said, sizeof said, "consumer '%s' of stream '%s': %s; pulling from the next leader", b->consumer,
+                b->stream, text);
+    ev_host_event(st->host, EVBUS_EVENT_LEADER_CHANGED, EVBUS_OK, b->core.subject, said);
+}
+
 /* The consumer's own limits are found by halving what we ask for. */
 static void smaller(struct ev_nats_binding *b, const struct ev_nats_pull *pull, enum ev_nats_status status)
 {
@@ -376,6 +391,7 @@ static void ended(struct ev_nats *st, struct ev_nats_binding *b, struct ev_nats_
         ev_nats_pull_back_off(st, b);
         break;
     case EV_NATS_ST_LEADER:
+        leader_changed(st, b, text);
         b->seq_known = false; /* what the old leader sent may be lost */
         ev_nats_gap_later(st, b);
         ev_nats_pull_back_off(st, b);
@@ -472,23 +488,46 @@ void ev_nats_pull_probed(struct ev_nats *st, natsMsg *msg, const char *rest)
         complain(st, b, answer.broker_code, text);
 }
 
-/* Nothing for more than two heartbeats although a pull is open. */
-void ev_nats_pull_missed(struct ev_nats *st, struct ev_nats_binding *b)
+/* All that was asked for is void. */
+static void start_over(struct ev_nats *st, struct ev_nats_binding *b)
 {
-    st->consume->missed++;
-    if (!b->silent) {
-        b->silent = true;
-        b->silent_since = b->heard;
-        ev_log(st->log, EVBUS_LOG_WARN, "nats",
-               "consumer '%s' of stream '%s' is silent for %" PRId64 " ms: asking for it, pulling again", b->consumer,
-               b->stream, (st->now - b->heard) / EV_MS);
-    }
     struct ev_nats_bucket *k = &st->consume->buckets[b->bucket];
+
     if (b->exclusive || (k->first == b && !b->next)) /* the old pulls may be alive: the new one must not come on top */
         ev_nats_pull_cut(st, k);
     ev_nats_pull_reset(b);
     b->seq_known = false;
     b->heard = st->now;
+}
+
+void ev_nats_rearm(void *state, void *binding)
+{
+    struct ev_nats *st = state;
+    struct ev_nats_binding *b = binding;
+
+    if (!b->attached || b->is_core || b->lost || !ev_nats_is_up(st) || b->gap.step != EV_NATS_GAP_CLOSED)
+        return; /* the gap rule asks again by itself */
+    start_over(st, b);
+    b->backoff = b->retry_at = 0;
+    ev_nats_gap_later(st, b);
+    ev_nats_pull_consider(st, b);
+}
+
+/* Nothing for more than two heartbeats although a pull is open. */
+void ev_nats_pull_missed(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    char text[3 * EV_NAME_MAX];
+
+    st->consume->missed++;
+    if (!b->silent) {
+        b->silent = true;
+        b->silent_since = b->heard;
+        ev_nats_say(text, sizeof text,
+                    "consumer '%s' of stream '%s' is silent for %" PRId64 " ms: asking for it, pulling again",
+                    b->consumer, b->stream, (st->now - b->heard) / EV_MS);
+        ev_host_silent(st->host, b->sub, true, text);
+    }
+    start_over(st, b);
     ev_nats_pull_back_off(st, b);
     ev_nats_gap_later(st, b);
     if (!b->exclusive) /* else the gap rule asks */

@@ -245,6 +245,8 @@ struct ev_backend_ops {
     void (*leave)(void *state, void *binding);
     void (*unbind)(void *state, void *binding);
     void (*want)(void *state, void *binding, struct ev_room room);
+    /* Nothing comes although something must: what was asked for is forgotten, and asked for anew. */
+    void (*rearm)(void *state, void *binding); /* [loop] */
     /* Since when nothing has come although something must have: a heartbeat of the consumer, or with binding NULL our own
      * through the broker. EV_NEVER: all is well. Not before bind's link, and not for plain core subscriptions. */
     int64_t (*silent_since)(void *state, void *binding); /* [loop] */
@@ -303,6 +305,8 @@ uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t
 void ev_host_quiet(struct ev_host *host, struct evbus_sub *sub);
 /* The consumer is gone, changed or unusable; the core binds again on the housekeeping thread. [loop] */
 void ev_host_consumer_lost(struct ev_host *host, struct evbus_sub *sub, evbus_status cause, const char *text);
+/* Nothing is heard of its consumer, and the backend asks anew by itself (silent_since); or it is heard again. [loop] */
+void ev_host_silent(struct ev_host *host, struct evbus_sub *sub, bool silent, const char *text);
 /* The consumer's delivery counter moved by deliveries that were not ours. [loop] */
 void ev_host_foreign(struct ev_host *host, struct evbus_sub *sub, uint64_t count);
 

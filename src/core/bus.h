@@ -80,7 +80,8 @@ struct ev_counters {
     _Atomic(uint64_t) delivered, redelivered, handled, handler_runs, retried, rejected, exhausted, not_envelope;
     _Atomic(uint64_t) dead_lettered, dead_letter_failures, duplicates_held, duplicates_settled, plain_dropped;
     _Atomic(uint64_t) unhandled, handed_back, lease_extensions, overdue, stalls, foreign, held, held_bytes, running;
-    _Atomic(uint64_t) standby, takeovers, fenced, aggregates_parked, messages_parked, breaker_opens, breakers_open;
+    _Atomic(uint64_t) repairs, standby, takeovers, fenced, aggregates_parked, messages_parked, breaker_opens,
+        breakers_open;
     _Atomic(uint64_t) connects, disconnects, receipts, receipts_untaken;
     _Atomic(uint64_t) latency_ns, latency_count; /* of stored publishes: sum, and how many */
     /* [any] rare, read-modify-write */
@@ -97,6 +98,7 @@ struct ev_agg;
 struct ev_worker;
 
 #include "core/keeper.h"
+#include "core/progress.h"
 #include "core/watch.h"
 #include "core/slots.h"
 #include "core/receipts.h"

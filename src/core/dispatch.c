@@ -541,7 +541,7 @@ int64_t ev_dispatch_due(const evbus *bus)
 
 /* ---- Subscriptions ----------------------------------------------------------------------------------------------- */
 
-static void room_of(evbus *bus, const struct evbus_sub *sub, struct ev_room *room)
+void ev_dispatch_room(evbus *bus, const struct evbus_sub *sub, struct ev_room *room)
 {
     struct ev_dispatch *d = &bus->in;
     const uint32_t share = bus->cfg.o.held_max / (d->attached_count ? d->attached_count : 1);
@@ -583,7 +583,7 @@ void ev_dispatch_rooms(evbus *bus)
         sub->dirty = false;
         ev_frontier_moved(bus, sub, bus->turn_ns);
         if (sub->binding && !sub->detached) {
-            room_of(bus, sub, &room);
+            ev_dispatch_room(bus, sub, &room);
             bus->ops->want(bus->state, sub->binding, room);
         }
         sub = next;

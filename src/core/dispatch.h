@@ -111,6 +111,8 @@ void ev_dispatch_stop(evbus *bus, struct evbus_sub *sub, bool force, int64_t now
 /* It has ended: no list of the loop refers to it any more. */
 void ev_dispatch_quiet(evbus *bus, struct evbus_sub *sub, int64_t now);
 void ev_dispatch_forget(evbus *bus, struct evbus_sub *sub);
+/* How much more of its messages may come now. */
+void ev_dispatch_room(evbus *bus, const struct evbus_sub *sub, struct ev_room *room);
 /* Tells the backend about changed room; at the end of a turn. */
 void ev_dispatch_rooms(evbus *bus);
 

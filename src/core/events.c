@@ -16,7 +16,7 @@ struct ev_event_entry {
 static const struct {
     const char *name;
     evbus_log_level level;
-} kinds[] = {
+} kinds[EV_EVENT_KINDS] = {
     [EVBUS_EVENT_CONNECTED] = {"connected", EVBUS_LOG_INFO},
     [EVBUS_EVENT_DISCONNECTED] = {"disconnected", EVBUS_LOG_WARN},
     [EVBUS_EVENT_AUTH_FAILED] = {"authentication failed", EVBUS_LOG_ERROR},
@@ -51,6 +51,8 @@ static const struct {
     [EVBUS_EVENT_BACKLOG_HIGH] = {"backlog high", EVBUS_LOG_WARN},
     [EVBUS_EVENT_BACKLOG_NORMAL] = {"backlog normal", EVBUS_LOG_INFO},
     [EVBUS_EVENT_UNHANDLED] = {"messages acknowledged unhandled", EVBUS_LOG_WARN},
+    [EVBUS_EVENT_LEADER_CHANGED] = {"leader changed", EVBUS_LOG_INFO},
+    [EVBUS_EVENT_STUCK] = {"stuck", EVBUS_LOG_WARN},
     [EVBUS_EVENT_RECONNECTING] = {"reconnecting", EVBUS_LOG_DEBUG}, /* what failed has a line of its own */
     [EVBUS_EVENT_RECONNECT_FAILING] = {"reconnecting fails", EVBUS_LOG_ERROR},
     [EVBUS_EVENT_RECONNECT_GIVEN_UP] = {"reconnecting given up", EVBUS_LOG_ERROR},
@@ -182,9 +184,17 @@ void ev_event(evbus *bus, evbus_event_kind kind, evbus_status status, uint64_t c
     char where[640];
     (void)snprintf(where, sizeof where, "%s%s%s%s%s%s%s", *topic ? "topic " : "", topic, *group ? " group " : "", group,
                    *aggregate_id ? " aggregate " : "", aggregate_id, *topic || *group || *aggregate_id ? ": " : "");
+    ev_add_relaxed(&bus->events.told[kind], 1); /* statistic */
     ev_log(&bus->log, kinds[kind].level, kinds[kind].name, "%s%s", where, text);
     if (bus->cfg.o.on_event)
         enqueue(bus, entry_new(kind, status, count, topic, group, aggregate_id, text));
+}
+
+uint64_t evbus_event_count(const evbus *bus, evbus_event_kind kind)
+{
+    if (ev_bus_check_alive(bus) != EVBUS_OK || (uint32_t)kind >= EV_EVENT_KINDS)
+        return 0;
+    return ev_load_relaxed(&bus->events.told[kind]); /* statistic */
 }
 
 void ev_event_to(evbus *bus, const struct ev_listener *listener, evbus_event_kind kind, evbus_status status,

@@ -6,6 +6,8 @@
 #ifndef EV_CORE_EVENTS_H
 #define EV_CORE_EVENTS_H
 
+#define EV_EVENT_KINDS (EVBUS_EVENT_LEADER_CHANGED + 1)
+
 struct ev_event_entry;
 
 /* Somebody beside on_event who hears of some events: a monitor's own callback. NULL fn: nobody. */
@@ -21,9 +23,10 @@ struct ev_events {
     bool posted;                        /* guarded: the job is on its way or running */
     const struct ev_listener *telling;  /* guarded: whose callback runs now; NULL: nobody's, or on_event */
     struct ev_job job;
-    struct ev_command wanted; /* asks the loop to make the job runnable */
-    int64_t last_log_ns;      /* guarded: ev_log_some */
-    uint64_t suppressed;      /* guarded */
+    struct ev_command wanted;               /* asks the loop to make the job runnable */
+    _Atomic(uint64_t) told[EV_EVENT_KINDS]; /* of each kind; statistic */
+    int64_t last_log_ns;                    /* guarded: ev_log_some */
+    uint64_t suppressed;                    /* guarded */
 };
 
 evbus_status ev_events_init(evbus *bus);

@@ -112,6 +112,12 @@ static void look_at_sub(evbus *bus, const struct evbus_sub *sub, evbus_health_re
              "topic '%s' group '%s': nothing is heard of its consumer for %" PRIu32 " ms", topic, group,
              age_ms(now, silent));
     }
+    if (silent == EV_NEVER && sub->progress.repairs > 0) {
+        r->silent++;
+        note(r, EVBUS_HEALTH_CONSUMER_SILENT,
+             "topic '%s' group '%s': messages wait at the broker and do not come, after %" PRIu32 " repairs", topic,
+             group, sub->progress.repairs);
+    }
     if (sub->letters_fail || sub->tail.full || sub->tail.failed) {
         r->letters_fail++;
         note(r, EVBUS_HEALTH_LETTERS_FAIL, "topic '%s' group '%s': %s", topic, group,

@@ -150,6 +150,16 @@ void ev_host_consumer_lost(struct ev_host *host, struct evbus_sub *sub, evbus_st
     ev_sub_rebind(sub, cause, text);
 }
 
+void ev_host_silent(struct ev_host *host, struct evbus_sub *sub, bool silent, const char *text)
+{
+    evbus *bus = ev_bus_of(host);
+
+    if (silent)
+        ev_count(&bus->n.repairs, 1);
+    ev_event(bus, silent ? EVBUS_EVENT_STUCK : EVBUS_EVENT_RESUMED, silent ? EVBUS_TIMEOUT : EVBUS_OK, silent,
+             sub->topic->name, sub->group, NULL, text);
+}
+
 void ev_host_foreign(struct ev_host *host, struct evbus_sub *sub, uint64_t count)
 {
     evbus *bus = ev_bus_of(host);

@@ -212,13 +212,14 @@ static void leave(evbus *bus, struct evbus_sub *sub)
         return;
     sub->detached = true;
     bus->in.attached_count--;
-    sub->quiet = !sub->binding || sub->rebinding; /* a lost binding was detached when it was lost */
+    sub->quiet = !sub->binding || (sub->rebinding && !sub->moving); /* a lost binding was detached when it was lost */
     if (!sub->quiet)
         bus->ops->detach(bus->state, sub->binding);
 }
 
 void ev_dispatch_quiet(evbus *bus, struct evbus_sub *sub, int64_t now)
 {
+    ev_sub_moved(sub);
     if (!sub->detached || sub->quiet)
         return;
     sub->quiet = true;

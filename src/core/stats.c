@@ -76,6 +76,7 @@ static void read_bus(const evbus *bus, evbus_statistics *r)
     r->connect_failures = N(connect_failures);
     r->reconnect_attempts = N(reconnect_attempts);
     r->reconnects_given_up = N(reconnects_given_up);
+    r->progress_repairs = N(repairs);
     r->events_dropped = N(events_dropped);
     r->connected = ev_link_is_up(bus);
 }

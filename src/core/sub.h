@@ -51,7 +51,9 @@ struct evbus_sub {
     uint32_t waiting; /* behind failing heads */
     uint32_t hot;     /* aggregates above their own bound */
     int64_t rate;     /* rate.c's bucket */
+    struct ev_progress progress;
     bool stalled, dirty, rebinding;
+    bool moving;       /* rebinding, once nothing comes from the old binding */
     bool detached;     /* it pulls no more */
     bool quiet;        /* and nothing is under way to it any more */
     bool gathering;    /* nothing starts: what comes is put in the order of the stream first */
@@ -97,6 +99,12 @@ static inline bool ev_sub_stops(const struct evbus_sub *sub)
     return ev_load_relaxed(&sub->stop) || sub->finish_to > 0; /* written by the loop, or on its behalf */
 }
 
+/* What the broker may have delivered and not heard of, of all members. */
+static inline uint32_t ev_sub_window(const struct evbus_sub *sub)
+{
+    return sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1);
+}
+
 /* If nothing of it is here or under way: ev_sub_ended follows once the broker has worked off what it was told. [loop] */
 void ev_sub_check_ended(struct evbus_sub *sub);
 void ev_sub_left(struct evbus_sub *sub);
@@ -110,6 +118,9 @@ int64_t ev_retry_pause(const evbus_msg *msg);
 void ev_sub_ended(struct evbus_sub *sub);
 /* Its consumer is gone: bind again on the housekeeping thread. [loop] */
 void ev_sub_rebind(struct evbus_sub *sub, evbus_status cause, const char *text);
+/* The same for one that may well be there, without an event: first its binding ends in order, up to ev_sub_moved. [loop] */
+void ev_sub_bind_again(struct evbus_sub *sub);
+void ev_sub_moved(struct evbus_sub *sub); /* nothing comes from its binding any more */
 /* Frees what is left. Nothing else runs. */
 void ev_subs_fini(evbus *bus);
 

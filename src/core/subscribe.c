@@ -36,6 +36,9 @@ static evbus_status check(const evbus_sub_opts *o)
         return st;
     if (o->inflight_max > 65536)
         return ev_fail(EVBUS_INVALID, "evbus_sub_opts.inflight_max: %u is outside 1..65536", o->inflight_max);
+    if (o->progress_timeout_ms && (o->progress_timeout_ms < 100 || o->progress_timeout_ms == EVBUS_NOWAIT))
+        return ev_fail(EVBUS_INVALID, "evbus_sub_opts.progress_timeout_ms: %u; at least 100, or EVBUS_FOREVER",
+                       o->progress_timeout_ms);
     if (o->ack_wait_ms && o->ack_wait_ms < 100)
         return ev_fail(EVBUS_INVALID, "evbus_sub_opts.ack_wait_ms: %u is below 100", o->ack_wait_ms);
     if ((st = ev_retry_check(o)) != EVBUS_OK)
@@ -77,6 +80,7 @@ static void fill_defaults(evbus_sub_opts *o)
     FILL(on_unhandled, EVBUS_UNHANDLED_HAND_BACK);
     FILL(deliveries_max, 10);
     FILL(timeout_ms, 5000);
+    FILL(progress_timeout_ms, 30000);
     FILL(tail, EVBUS_TAIL_PASS);
     FILL(parked_max, 1024);
     FILL(breaker_open_ms, 10000);
@@ -125,7 +129,7 @@ static void configure_consumer(const struct evbus_sub *sub, struct ev_consumer_c
         .ack_all = sub->consumer.ack_all,
         .exclusive = sub->consumer.exclusive,
         .ack_wait_ns = (int64_t)sub->o.ack_wait_ms * EV_MS,
-        .ack_pending_max = sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1),
+        .ack_pending_max = ev_sub_window(sub),
     };
     (void)ev_copy(ret->name, sizeof ret->name, sub->consumer.name);
 }
@@ -516,19 +520,44 @@ static void rebind_chore(evbus *bus, struct ev_chore *chore)
         ev_keeper_post(bus, chore, ev_now(bus) + REBIND_EVERY);
 }
 
+static void post_rebind(struct evbus_sub *sub)
+{
+    ev_store_release(&sub->topic->stream_state, EV_STREAM_UNKNOWN);
+    sub->rebind.run = rebind_chore;
+    ev_keeper_post(sub->bus, &sub->rebind, ev_now(sub->bus));
+}
+
+static void begin_rebind(struct evbus_sub *sub)
+{
+    sub->rebinding = true;
+    ev_dispatch_gather(sub->bus, sub, false, ev_now(sub->bus)); /* whoever began it does not end it any more */
+}
+
 void ev_sub_rebind(struct evbus_sub *sub, evbus_status cause, const char *text)
 {
     evbus *bus = sub->bus;
 
     if (sub->rebinding || sub->detached)
         return;
-    sub->rebinding = true;
-    ev_dispatch_gather(bus, sub, false, ev_now(bus)); /* whoever began it does not end it any more */
+    begin_rebind(sub);
     ev_event(bus, EVBUS_EVENT_CONSUMER_LOST, cause, 0, sub->topic->name, sub->group, NULL, text);
     bus->ops->detach(bus->state, sub->binding);
-    ev_store_release(&sub->topic->stream_state, EV_STREAM_UNKNOWN);
-    sub->rebind.run = rebind_chore;
-    ev_keeper_post(bus, &sub->rebind, ev_now(bus));
+    post_rebind(sub);
+}
+
+void ev_sub_bind_again(struct evbus_sub *sub)
+{
+    begin_rebind(sub);
+    sub->moving = true;
+    sub->bus->ops->detach(sub->bus->state, sub->binding);
+}
+
+void ev_sub_moved(struct evbus_sub *sub)
+{
+    if (!sub->moving)
+        return;
+    sub->moving = false;
+    post_rebind(sub);
 }
 
 void ev_subs_fini(evbus *bus)

@@ -17,7 +17,9 @@ struct look {
     uint64_t number;
     const char *topic, *stream; /* live as long as the bus */
     char group[72], consumer[EV_NAME_MAX];
-    bool shared, own; /* own: the stream has this topic alone */
+    bool shared, own;    /* own: the stream has this topic alone */
+    bool durable, moved; /* moved: something came since the last look */
+    bool mute;           /* its consumer is not to be asked for */
 };
 
 static bool choose(evbus *bus, uint64_t after, struct look *ret)
@@ -27,16 +29,21 @@ static bool choose(evbus *bus, uint64_t after, struct look *ret)
 
     pthread_mutex_lock(&bus->mutex);
     for (struct evbus_sub *s = bus->subs; s; s = s->next)
-        if (s->watched.number > after && (!best || s->watched.number < best->watched.number) && s->consumer.durable &&
-            !s->unsubscribed && ev_load_acquire(&s->stream))
+        if (s->watched.number > after && (!best || s->watched.number < best->watched.number) && !s->unsubscribed &&
+            ev_load_acquire(&s->stream))
             best = s;
     if (best) {
         *ret = (struct look){.number = best->watched.number,
                              .topic = best->topic->name,
                              .stream = ev_load_acquire(&best->stream),
+                             .durable = best->consumer.durable,
+                             .mute = best->watched.mute || best->o.progress_timeout_ms == EVBUS_FOREVER,
                              .shared = best->o.membership == EVBUS_SHARED};
         (void)ev_copy(ret->group, sizeof ret->group, best->group);
         (void)ev_copy(ret->consumer, sizeof ret->consumer, best->consumer.name);
+        const uint64_t arrived = ev_load_relaxed(&best->watched.arrived); /* a statistic */
+        ret->moved = arrived != best->watched.arrived_then;
+        best->watched.arrived_then = arrived;
         ev_stream_name(own, ret->topic);
         ret->own = strcmp(own, ret->stream) == 0;
     }
@@ -124,6 +131,33 @@ static bool asks_for_floor(evbus *bus, const struct look *look)
     return asks;
 }
 
+static void ask_no_more(evbus *bus, const struct look *look)
+{
+    pthread_mutex_lock(&bus->mutex);
+    struct evbus_sub *s = find(bus, look);
+    if (s)
+        s->watched.mute = true;
+    pthread_mutex_unlock(&bus->mutex);
+    ev_log(&bus->log, EVBUS_LOG_WARN, "watch", "topic %s group %s: whether messages wait for it cannot be asked: %s",
+           look->topic, look->group, ev_detail());
+}
+
+/* Does it get what waits? While messages come that need not be asked. */
+static void look_at_progress(evbus *bus, const struct look *look)
+{
+    struct ev_consumer_state state = {0};
+    evbus_status st = EVBUS_OK;
+
+    if (look->mute)
+        return;
+    if (!look->moved)
+        st = bus->ops->consumer_state(bus->state, look->stream, look->consumer, &state, ev_now(bus) + ANSWER_TIME);
+    if (st == EVBUS_OK)
+        ev_progress_ask(bus, look->number, state.pending, state.ack_pending);
+    else if (st == EVBUS_DENIED)
+        ask_no_more(bus, look);
+}
+
 static void look_at(evbus *bus, const struct look *look)
 {
     const int64_t deadline = ev_now(bus) + ANSWER_TIME;
@@ -150,8 +184,10 @@ static void watch(evbus *bus, struct ev_chore *chore)
         w->round = ev_now(bus);
     if (choose(bus, w->last, &look)) {
         w->last = look.number;
-        if (ev_link_is_up(bus))
+        if (ev_link_is_up(bus) && look.durable)
             look_at(bus, &look);
+        if (ev_link_is_up(bus))
+            look_at_progress(bus, &look);
         ev_keeper_post(bus, chore, ev_now(bus) + STEP);
         return;
     }

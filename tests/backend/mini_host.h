@@ -157,6 +157,12 @@ void ev_host_connect_failed(struct ev_host *host, evbus_status status, const cha
     mini_note(mini(host), text);
 }
 
+void ev_host_silent(struct ev_host *host, struct evbus_sub *sub, bool silent, const char *text)
+{
+    (void)sub, (void)silent;
+    mini_note(mini(host), text);
+}
+
 void ev_host_connecting(struct ev_host *host)
 {
     (void)host;

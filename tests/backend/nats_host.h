@@ -93,6 +93,11 @@ void ev_host_connect_failed(struct ev_host *host, evbus_status status, const cha
     SAY(h, h->failures++; h->failure = status; (void)ev_copy(h->failure_text, sizeof h->failure_text, text));
 }
 
+void ev_host_silent(struct ev_host *host, struct evbus_sub *sub, bool silent, const char *text)
+{
+    (void)host, (void)sub, (void)silent, (void)text;
+}
+
 void ev_host_connecting(struct ev_host *host)
 {
     (void)host;

@@ -211,6 +211,100 @@ static void test_nats_consume_pulls_again_after_missed_heartbeats(void **state)
     end_world(w);
 }
 
+/* The server forgets our pulls, and no heartbeat tells: as far as we know they are open for an hour. */
+static void lose_pulls(void *arg)
+{
+    struct mini_sub *sub = arg;
+    struct ev_nats *st = sub->host->state;
+    struct ev_nats_binding *b = sub->binding;
+
+    assert_true(b->pull_count > 0);
+    ev_nats_pull_cut(st, &st->consume->buckets[b->bucket]);
+    b->heartbeat = 3600 * EV_SEC;
+    for (uint32_t i = 0; i < b->pull_count; i++)
+        b->pulls[i].until = st->now + 3600 * EV_SEC;
+    b->out_msgs = sub->capacity.msgs;
+}
+
+static void arm_anew(void *arg)
+{
+    struct mini_sub *sub = arg;
+
+    sub->host->ops->rearm(sub->host->state, sub->binding);
+}
+
+/* What nobody else notices: the consumer waits for pulls that it does not have. Armed anew, it gets everything, once. */
+static void test_nats_consume_arms_its_pull_anew(void **state)
+{
+    struct world *w = begin_open();
+    const struct ev_consumer_cfg cfg = consumer("S", "g", "a.b");
+
+    (void)state;
+    make_stream(w, "S", "a.>");
+    prepare(w, &w->sub, ACK_NOW, 100, 16 << 20);
+    subscribe(&w->sub, &cfg);
+    publish(w, "a.b", 50, 100);
+    await(w, got_distinct, &w->sub, 50);
+    on_loop(&w->host, lose_pulls, &w->sub);
+    assert_int_equal(ev_nats_fence(nats(w), soon()), EVBUS_OK); /* the server has dropped them */
+    publish(w, "a.b", 500, 100);
+    assert_int_equal(ev_nats_fence(nats(w), soon()), EVBUS_OK);
+    assert_int_equal(w->sub.distinct, 50);
+    on_loop(&w->host, arm_anew, &w->sub);
+    await(w, got_distinct, &w->sub, 550);
+    assert_int_equal(w->sub.redelivered, 0);
+    assert_int_equal(w->sub.foreign, 0);
+    on_loop(&w->host, arm_anew, &w->sub); /* of one that is well */
+    publish(w, "a.b", 100, 100);
+    await(w, got_distinct, &w->sub, 650);
+    assert_int_equal(w->host.downs, 0);
+    end_world(w);
+}
+
+/* The status of a pull whose leader stepped down, as the server of a cluster sends it. */
+static void lead_no_more(struct world *w)
+{
+    struct ev_nats_binding *b = w->sub.binding;
+    const struct ev_nats_inbox *inbox = nats(w)->consume->buckets[b->bucket].inbox;
+    char subject[EV_NAME_MAX];
+    natsMsg *msg = NULL;
+
+    assert_true(b->pull_count > 0);
+    snprintf(subject, sizeof subject, "%.*s%u.%llu", (int)strlen(inbox->core.subject) - 1, inbox->core.subject,
+             b->index, (unsigned long long)b->pulls[0].number);
+    assert_int_equal(natsMsg_Create(&msg, subject, NULL, NULL, 0), NATS_OK);
+    assert_int_equal(natsMsgHeader_Set(msg, "Status", "409"), NATS_OK);
+    assert_int_equal(natsMsgHeader_Set(msg, "Description", "Leadership Change"), NATS_OK);
+    assert_int_equal(natsConnection_PublishMsg(w->nc, msg), NATS_OK);
+    natsMsg_Destroy(msg);
+}
+
+static bool heard_of_leader(void *arg)
+{
+    return logged(arg, "pulling from the next leader") > 0;
+}
+
+static void test_nats_consume_follows_the_leader(void **state)
+{
+    struct world *w = begin_open();
+    const struct ev_consumer_cfg cfg = consumer("S", "g", "a.b");
+
+    (void)state;
+    make_stream(w, "S", "a.>");
+    prepare(w, &w->sub, ACK_NOW, 100, 16 << 20);
+    subscribe(&w->sub, &cfg);
+    publish(w, "a.b", 50, 100);
+    await(w, got_distinct, &w->sub, 50);
+    assert_int_equal(ev_nats_fence(nats(w), soon()), EVBUS_OK); /* what it pulls now is quiet */
+    lead_no_more(w);
+    assert_true(until(&w->host, heard_of_leader, &w->host, WAIT));
+    publish(w, "a.b", 50, 100);
+    await(w, got_distinct, &w->sub, 100);
+    assert_int_equal(logged(&w->host, "pulling from the next leader"), 1);
+    assert_int_equal(w->sub.lost, 0);
+    end_world(w);
+}
+
 /* Without acks there is nothing to settle: everything arrives once and settling is always done. */
 static void test_nats_consume_without_acks(void **state)
 {
@@ -537,6 +631,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_nats_consume_survives_a_killed_server),
         cmocka_unit_test(test_nats_consume_asks_after_silence),
         cmocka_unit_test(test_nats_consume_pulls_again_after_missed_heartbeats),
+        cmocka_unit_test(test_nats_consume_arms_its_pull_anew),
+        cmocka_unit_test(test_nats_consume_follows_the_leader),
         cmocka_unit_test(test_nats_consume_without_acks),
         cmocka_unit_test(test_nats_consume_filters_by_pattern),
         cmocka_unit_test(test_nats_consume_detach_cancels_its_pulls),

@@ -79,6 +79,11 @@ static void test_health_of_the_connection(void **state)
     must_be(EVBUS_INVALID, evbus_connection_read(bus, NULL));
     must_be(EVBUS_INVALID, evbus_connection_read(NULL, &c));
     must_be(EVBUS_INVALID, evbus_reconnect(NULL));
+    assert_int_equal(evbus_event_count(bus, EVBUS_EVENT_CONNECTED), 1);
+    assert_int_equal(evbus_event_count(bus, EVBUS_EVENT_DISCONNECTED), 0);
+    assert_int_equal(evbus_event_count(bus, (evbus_event_kind)1000), 0);
+    assert_int_equal(evbus_event_count(bus, (evbus_event_kind)-1), 0);
+    assert_int_equal(evbus_event_count(NULL, EVBUS_EVENT_CONNECTED), 0);
     must(evbus_shutdown(bus, 0, NULL));
     must_be(EVBUS_CLOSED, evbus_reconnect(bus));
     must(evbus_connection_read(bus, &c));

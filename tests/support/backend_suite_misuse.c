@@ -277,6 +277,8 @@ static void test_misuse_of_numbers(void **state)
         {{.inflight_max = 65537}, "inflight_max"},
         {{.retry_min_ms = 500, .retry_max_ms = 100}, "retry_min_ms"},
         {{.ack_wait_ms = 1}, "ack_wait_ms"},
+        {{.progress_timeout_ms = 99}, "progress_timeout_ms"},
+        {{.progress_timeout_ms = EVBUS_NOWAIT}, "progress_timeout_ms"},
     };
 
     for (size_t i = 0; i < sizeof opens / sizeof opens[0]; i++) {
