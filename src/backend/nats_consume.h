@@ -62,6 +62,7 @@ struct ev_nats_gap {
     int64_t pause;        /* the last one */
     uint64_t first, last; /* stream sequences to look at */
     uint64_t top;         /* the highest that was delivered, as far as the server ever said */
+    uint64_t delivered;   /* ... and what it says now: less, when it came back with an older state */
     uint64_t dseq;        /* a consumer sequence that the server takes for any of them */
     uint64_t pending;     /* delivered and not settled, of all members */
     uint64_t listed;      /* at most so many are in the range */

@@ -22,7 +22,8 @@ void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b)
 
 bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding *b)
 {
-    return ev_host_unsettled(st->host, b->sub, b->gap.first, b->gap.last) >= b->gap.pending;
+    /* What lies above was delivered by a server that came back with an older state: it comes again. */
+    return ev_host_unsettled(st->host, b->sub, b->gap.first, b->gap.delivered) >= b->gap.pending;
 }
 
 bool ev_nats_frontier_lists(const struct ev_nats_binding *b)
@@ -49,6 +50,8 @@ void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
 {
     if (!b->ack_all || b->gap.due) /* a new doubt since it was asked */
         return;
+    (void)ev_nats_frontier_all_here(
+        st, b); /* what the server does not know of must not be acked: it would take nothing below */
     b->certain = true;
     b->row = b->gap.dseq;
     b->gap.rounds = 0;

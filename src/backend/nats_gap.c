@@ -577,6 +577,7 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         g->top = have.delivered_stream_seq;
     g->last = g->top + BEYOND;
     g->dseq = have.delivered_seq;
+    g->delivered = have.delivered_stream_seq;
     g->listed = have.delivered_seq - have.floor_seq;
     return true;
 }
