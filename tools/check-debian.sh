@@ -18,7 +18,7 @@ trap 'rm -rf --one-file-system "$root"' EXIT
 mkdir -p "$root"
 root=$(realpath "$root")
 debootstrap --variant=minbase --include=ca-certificates,git,make "$suite" "$root"
-git clone --quiet --no-hardlinks . "$root/root/evbus"
+git clone --quiet --no-hardlinks . "$root/srv/evbus"
 
 # In namespaces of its own: what it mounts and starts goes with it.
 unshare --mount --pid --fork --kill-child bash -euc '
@@ -26,6 +26,6 @@ unshare --mount --pid --fork --kill-child bash -euc '
     mount -t proc proc "$1/proc"
     mount --rbind /dev "$1/dev"
     cp /etc/resolv.conf "$1/etc/resolv.conf"
-    exec chroot "$1" env -i HOME=/root PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin LANG=C.UTF-8 \
-        bash -euc "cd /root/evbus && make demo && make check"' check-debian "$root"
+    exec chroot "$1" env -i HOME=/tmp PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin LANG=C.UTF-8 \
+        bash -euc "cd /srv/evbus && make demo && make check"' check-debian "$root"
 echo "check-debian: make demo and make check passed on $suite"
