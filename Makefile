@@ -3,9 +3,10 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 JOBS ?= $(shell nproc)
+TEST_JOBS ?= $(shell expr $(JOBS) + $(JOBS) / 2) # tests wait more than they compute
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-CTEST = ctest -j $(JOBS) $(CTEST_ARGS)
+CTEST = ctest -j $(TEST_JOBS) $(CTEST_ARGS)
 configure = cmake --preset $(1) --log-level=WARNING
 build = $(call configure,$(1)) && cmake --build --preset $(1) -j $(JOBS) $(2)
 

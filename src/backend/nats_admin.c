@@ -514,8 +514,9 @@ void ev_nats_unbind(void *state, void *binding)
     struct ev_nats_binding *b = binding;
 
     (void)state;
-    if (b)
-        ev_free(b->gap.list); /* the bus ended in the middle of it */
+    if (!b)
+        return;
+    ev_free(b->gap.list); /* the bus ended in the middle of it */
     ev_free(b->gap.seen);
     ev_free(b);
 }

@@ -437,7 +437,7 @@ void ev_sub_check_ended(struct evbus_sub *sub)
         return;
     sub->leaving = true;
     ev_frontier_end(sub->bus, sub);
-    if (sub->binding && !sub->rebinding)
+    if (sub->binding) /* also one whose consumer was lost: its turn has to be given back */
         sub->bus->ops->leave(sub->bus->state, sub->binding);
     else
         ev_sub_left(sub);

@@ -98,6 +98,33 @@ static void test_repair_a_stream_of_others_is_left_to_them(void **state)
     suite_close(&c->s, bus);
 }
 
+static bool is_active(void *arg)
+{
+    return evbus_sub_active(arg);
+}
+
+/* A subscription that ends while it looks for its lost stream gives its turn back: the next member does not wait. */
+static void test_repair_ends_while_the_stream_is_gone(void **state)
+{
+    struct nats_case *c = *state;
+    evbus_sub *sub = NULL, *next = NULL;
+
+    case_start(c, CASE_JETSTREAM, "");
+    operator_makes_plain(c, "THEIRS", TOPIC);
+    evbus *one = suite_open(&c->s, EVBUS_OPTS(evbus_opts, .name = "g", .lookup_retry_ms = 100));
+    evbus *two = suite_open(&c->s, EVBUS_OPTS(evbus_opts, .name = "g"));
+    must(evbus_subscribe_envelope(one, TOPIC, sink_handle, &c->sink, NULL, &sub));
+    assert_true(wait_until(is_active, sub, wait_patience_ms()));
+    operator_deletes(c, "THEIRS");
+    (void)suite_event(&c->s, EVBUS_EVENT_CONSUMER_LOST, 0);
+    must(evbus_unsubscribe(sub));
+    operator_makes_plain(c, "THEIRS", TOPIC);
+    must(evbus_subscribe_envelope(two, TOPIC, sink_handle, &c->sink, NULL, &next));
+    assert_true(wait_until(is_active, next, 5000)); /* half of member_ttl_ms */
+    suite_close(&c->s, two);
+    suite_close(&c->s, one);
+}
+
 /* What is purged before it was given to anybody is counted and said; what is here is handled. */
 static void test_repair_a_purged_stream(void **state)
 {
@@ -233,11 +260,9 @@ static void test_repair_a_durable_with_other_settings(void **state)
 int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
-        CASE(test_repair_a_stream_of_ours_that_is_deleted),
-        CASE(test_repair_a_stream_of_others_is_left_to_them),
-        CASE(test_repair_a_purged_stream),
-        CASE(test_repair_a_durable_that_is_deleted),
-        CASE(test_repair_a_durable_that_becomes_another),
+        CASE(test_repair_a_stream_of_ours_that_is_deleted), CASE(test_repair_a_stream_of_others_is_left_to_them),
+        CASE(test_repair_ends_while_the_stream_is_gone),    CASE(test_repair_a_purged_stream),
+        CASE(test_repair_a_durable_that_is_deleted),        CASE(test_repair_a_durable_that_becomes_another),
         CASE(test_repair_a_durable_with_other_settings),
     };
 
