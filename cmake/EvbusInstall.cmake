@@ -3,7 +3,8 @@
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/evbus)
 
-install(FILES include/evbus/evbus.h include/evbus/watch.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/evbus)
+install(FILES include/evbus/evbus.h include/evbus/receipts.h include/evbus/stats.h include/evbus/watch.h
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/evbus)
 install(TARGETS evbus_shared EXPORT evbusTargets)
 install(TARGETS evbus_static EXPORT evbusStaticTargets)
 if(EVBUS_HAVE_OUTBOX)

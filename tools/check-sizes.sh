@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# No function over 70 lines, no .c file over 700, evbus.h not over 1000. Split by noun, not by number.
+# No function over 70 lines, no .c file over 700, evbus.h not over 800. Split by noun, not by number.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bad=0
@@ -17,7 +17,7 @@ fi
 for file in "${files[@]}"; do
     limit=700
     case $file in
-    include/evbus/evbus.h) limit=1000 ;;
+    include/evbus/evbus.h) limit=800 ;;
     tests/abi/test_offsets*.c) continue ;; # written by tools/update-abi.sh
     *.h) continue ;;
     esac

@@ -393,7 +393,7 @@ typedef struct evbus_opts {
         member_ttl_ms; /* EXCLUSIVE groups on nats://: silence after which the active member's turn is over; the same in
                                      all members is best; 1000..600000; 0: 10000 */
 
-    /* Receipts: "Receipts" below */
+    /* Receipts: receipts.h */
     uint32_t receipts;           /* evbus_switch: every evbus_publish_envelope ends in a receipt; 0: off */
     uint32_t receipts_max;       /* of one queue: promised and not taken yet; 16..1048576; 0: 8192 */
     uint32_t tenants_max;        /* registered, or unregistered with receipts left; 1..65536; 0: 1024 */
@@ -646,110 +646,6 @@ EVBUS_API EVBUS_NODISCARD evbus_status evbus_publish_envelopes(evbus *bus, const
  */
 EVBUS_API EVBUS_NODISCARD evbus_status evbus_envelope_check(const char *topic, const evbus_envelope *env);
 
-/* ---- Receipts ---------------------------------------------------------------------------------------------------- */
-
-/*
- * What became of each publish, for an outbox. With evbus_opts.receipts or evbus_pub_opts.receipt on, every accepted
- * evbus_publish_envelope(s) ends in exactly one receipt: stored, refused or unknown. Room for it is taken before
- * anything is sent, so none is ever dropped: receipts_max promised or not taken, and further publishes of that queue
- * wait, or get EVBUS_BACKPRESSURE. A receipt takes no place of publish_inflight_max: who does not take holds up nobody
- * else. If nobody takes for 10 s, EVBUS_EVENT_RECEIPTS_UNTAKEN says so.
- *
- * Each tenant has a queue of its own; an envelope's tenant_id chooses it, 0: the bus's. Nothing ever goes to another.
- * A queue is read by evbus_receipts_take, whose caller may wait in it or poll the descriptor of evbus_receipts_fd; or
- * all queues by evbus_opts.on_receipt, on ack workers. They come in the order in which their outcomes became known.
- *
- * How many ack workers: receipts a second times seconds per callback, and half as many again (2,000/s with 1 ms each:
- * 2 x 1.5 = 3). EVBUS_EVENT_RECEIPTS_SLOW, or receipts_p99_us above what you want, says that there are too few.
- */
-
-/**
- * Take receipts. Each is given out once, whichever thread takes it.
- *
- * @param tenant_id   0: the bus's own queue
- * @param receipts    room for `max`; receipts[0].struct_size says how large each is (evbus_receipt_init)
- * @param timeout_ms  how long to wait for the first one; 0 or EVBUS_NOWAIT: not at all
- * @param ret_count   how many were written; 0: none came in time
- *
- * Threads: any, concurrently; in handlers too.  Blocks: up to timeout_ms while there is none.
- * Returns: EVBUS_OK              *ret_count receipts
- *          EVBUS_CLOSED          the bus was shut down and the queue's last receipt is taken: it is at its end
- *          EVBUS_NOT_REGISTERED  the tenant is not registered; if it was: its last receipt is taken
- *          EVBUS_INVALID         NULL, max 0, struct_size; or the bus gives its receipts to on_receipt
- *          EVBUS_FORKED, EVBUS_NOMEM
- */
-EVBUS_API EVBUS_NODISCARD evbus_status evbus_receipts_take(evbus *bus, int64_t tenant_id, evbus_receipt *receipts,
-                                                           size_t max, uint32_t timeout_ms, size_t *ret_count);
-
-/**
- * A descriptor that is readable while evbus_receipts_take would return at once: receipts wait, or the queue is at its
- * end. It stays readable after a take that left some, and for ever at the end; it is silent as soon as all are taken
- * (with several takers, one may wake for what another has just taken: a take that finds nothing is fine). With many
- * publishes on their way it becomes readable up to 1 ms after the first receipt came. For poll, level-triggered epoll,
- * libuv, libevent. Never read from it: take instead.
- *
- * Threads: any.  Blocks: no.
- * Ownership: the descriptor is the caller's, who ends it with close(), before or after the bus; each call makes one.
- * Returns: EVBUS_OK, EVBUS_NOT_REGISTERED, EVBUS_CLOSED (shut down, and nothing was ever promised)
- *          EVBUS_INVALID, EVBUS_SYSTEM, EVBUS_NOMEM, EVBUS_FORKED
- */
-EVBUS_API EVBUS_NODISCARD evbus_status evbus_receipts_fd(evbus *bus, int64_t tenant_id, int *ret_fd);
-
-typedef struct evbus_tenant_opts {
-    size_t struct_size;
-    uint32_t receipts_max; /* 16..1048576; 0: as evbus_opts */
-    uint32_t reserved0;
-} evbus_tenant_opts;
-
-typedef struct evbus_tenant {
-    size_t struct_size;
-    int64_t tenant_id;
-    uint32_t receipts_max;
-    uint32_t closing; /* 1: unregistered, but receipts are left */
-    uint64_t pending; /* now: promised, the outcome is to come */
-    uint64_t queued;  /* now: waiting to be taken */
-    uint64_t taken;
-} evbus_tenant;
-
-EVBUS_API void evbus_tenant_opts_init(evbus_tenant_opts *opts);
-EVBUS_API void evbus_tenant_init(evbus_tenant *tenant);
-
-/**
- * Give a tenant a receipt queue of its own. Needed only for publishing with receipts.
- *
- * @param tenant_id  above 0
- * @param opts       NULL for defaults
- *
- * Threads: any.  Blocks: no.
- * Returns: EVBUS_OK
- *          EVBUS_EXISTS   it is registered; or unregistered with receipts left
- *          EVBUS_LIMIT    tenants_max
- *          EVBUS_INVALID, EVBUS_CLOSED, EVBUS_FORKED, EVBUS_NOMEM
- */
-EVBUS_API EVBUS_NODISCARD evbus_status evbus_tenant_register(evbus *bus, int64_t tenant_id,
-                                                             const evbus_tenant_opts *opts);
-
-/**
- * Close a tenant's queue: publishing with receipts for it returns EVBUS_NOT_REGISTERED from now on, also where it
- * waited for room. Receipts that were promised still arrive and can be taken; when the last one is, the queue is gone:
- * waiting takes return EVBUS_NOT_REGISTERED and its descriptors are readable for ever.
- *
- * Threads: any.  Blocks: no.
- * Returns: EVBUS_OK, EVBUS_NOT_REGISTERED, EVBUS_INVALID (id below 1), EVBUS_CLOSED, EVBUS_FORKED
- */
-EVBUS_API evbus_status evbus_tenant_unregister(evbus *bus, int64_t tenant_id);
-
-/**
- * The tenants and their queues, in no order.
- *
- * @param tenants    room for `max`; tenants[0].struct_size says how large each is; NULL if max is 0
- * @param ret_count  how many there are, which may be more than `max`
- *
- * Threads: any.  Blocks: no.
- * Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED
- */
-EVBUS_API evbus_status evbus_tenant_list(evbus *bus, evbus_tenant *tenants, size_t max, size_t *ret_count);
-
 /* ---- Subscribing ------------------------------------------------------------------------------------------------- */
 
 /**
@@ -851,135 +747,6 @@ EVBUS_API EVBUS_NODISCARD evbus_status evbus_topic_configure(evbus *bus, const c
  */
 EVBUS_API EVBUS_NODISCARD evbus_status evbus_topic_config(evbus *bus, const char *topic, evbus_topic_opts *ret_opts);
 
-/* ---- Statistics: counters since open. Reading takes no lock and never blocks -------------------------------------- */
-
-typedef struct evbus_statistics {
-    size_t struct_size;
-    /* publishing */
-    uint64_t publishes_accepted;
-    uint64_t publishes_stored;    /* the broker said so */
-    uint64_t publishes_duplicate; /* of those */
-    uint64_t publishes_refused;
-    uint64_t publishes_unknown;
-    uint64_t publishes_core; /* plain, sent without a stream: no answer will come */
-    uint64_t publishes_resent;
-    uint64_t backpressure;       /* calls that returned EVBUS_BACKPRESSURE */
-    uint64_t publishes_inflight; /* now */
-    uint64_t publish_bytes;      /* now */
-    /* consuming */
-    uint64_t delivered; /* by the broker, redeliveries included */
-    uint64_t redelivered;
-    uint64_t handled; /* verdict ack */
-    uint64_t handler_runs;
-    uint64_t retried;      /* verdict retry */
-    uint64_t rejected;     /* verdict reject */
-    uint64_t exhausted;    /* attempts or deliveries used up */
-    uint64_t not_envelope; /* bodies that are no envelope */
-    uint64_t dead_lettered;
-    uint64_t dead_letter_failures;
-    uint64_t duplicates_held;    /* redelivered while still here: not run twice */
-    uint64_t duplicates_settled; /* redelivered after it was settled here: acked again, not run */
-    uint64_t plain_dropped;      /* plain messages delivered again, or left at shutdown: not run */
-    uint64_t handed_back;
-    uint64_t lease_extensions;
-    uint64_t handlers_overdue;
-    uint64_t stalls;
-    uint64_t overtaken;        /* messages the stream dropped before they were handled */
-    uint64_t foreign;          /* deliveries to other members of an EXCLUSIVE group */
-    uint64_t held;             /* now: pulled and not settled */
-    uint64_t held_bytes;       /* now */
-    uint64_t handlers_running; /* now: with a worker, or deferred and not settled */
-    /* the rest */
-    uint64_t topics;        /* now */
-    uint64_t subscriptions; /* now */
-    uint64_t workers;       /* now */
-    uint64_t streams_created;
-    uint64_t streams_lost;
-    uint64_t connects; /* sessions */
-    uint64_t disconnects;
-    uint64_t connect_failures;
-    uint64_t events_dropped; /* on_event could not keep up */
-    uint64_t connected;      /* now: 1 or 0 */
-    /* receipts */
-    uint64_t receipts;         /* put into a queue */
-    uint64_t receipts_taken;   /* of those; by evbus_receipts_take or on_receipt */
-    uint64_t receipts_queued;  /* now: not taken */
-    uint64_t receipts_untaken; /* times that nobody took any for 10 s */
-    uint64_t receipts_slow;    /* times that p99 rose above half of publish_timeout_ms */
-    uint64_t receipts_p99_us;  /* acceptance to taken, of the last whole 10 s in which some were taken */
-    uint64_t tenants;          /* now */
-    uint64_t ack_workers;      /* now */
-    /* EXCLUSIVE groups */
-    uint64_t standby;   /* now: subscriptions that stand by */
-    uint64_t takeovers; /* of those that stood by, how many became active */
-    uint64_t fenced;    /* messages that were here when another member took over: not settled */
-    uint64_t unhandled; /* acknowledged unhandled: evbus_unhandled */
-    /* supervision */
-    uint64_t reconnect_attempts; /* begun after a session had ended */
-    uint64_t reconnects_given_up;
-    uint64_t progress_repairs; /* as EVBUS_EVENT_STUCK says */
-    /* EVBUS_TAIL_PARK */
-    uint64_t aggregates_parked; /* now */
-    uint64_t messages_parked;   /* of dead_lettered: behind another one of their aggregate */
-    /* circuit breakers of subscriptions */
-    uint64_t breaker_opens; /* times that one opened */
-    uint64_t breakers_open; /* now: open or half open */
-} evbus_statistics;
-
-/** Threads: any.  Blocks: no.  Returns: EVBUS_OK, EVBUS_INVALID, EVBUS_FORKED */
-EVBUS_API evbus_status evbus_stats(const evbus *bus, evbus_statistics *ret_stats);
-
-typedef struct evbus_topic_statistics {
-    size_t struct_size;
-    uint64_t publishes_accepted;
-    uint64_t publishes_stored;
-    uint64_t publishes_duplicate;
-    uint64_t publishes_refused;
-    uint64_t publishes_unknown;
-    uint64_t publishes_core;
-    uint64_t handled;
-    uint64_t retried;
-    uint64_t dead_lettered;
-    uint64_t subscriptions; /* now */
-    uint64_t stream_known;  /* now: 1 if its stream was found or made */
-    uint64_t gate_closed;   /* now */
-    uint64_t fallback;      /* now: plain messages go over core NATS */
-} evbus_topic_statistics;
-
-/** Threads: any.  Blocks: no.  Returns: EVBUS_OK, EVBUS_NOT_FOUND, EVBUS_INVALID, EVBUS_FORKED */
-EVBUS_API evbus_status evbus_topic_stats(const evbus *bus, const char *topic, evbus_topic_statistics *ret_stats);
-
-/** The stream that stores a topic, as the broker described it. */
-typedef struct evbus_stream_info {
-    size_t struct_size;
-    char name[256];
-    uint64_t max_age_ms; /* 0: no limit, in all of the limits */
-    uint64_t max_bytes;
-    uint64_t max_msgs;
-    uint64_t duplicate_window_ms; /* publishing an event id again is safe this long */
-    uint64_t messages;            /* when it was asked */
-    uint64_t bytes;
-    uint64_t first_sequence;
-    uint64_t last_sequence;
-} evbus_stream_info;
-
-/**
- * Ask the broker about the stream that stores a topic. As before a publish, the stream is looked up, and made by the
- * topic's configuration when there is none.
- *
- * @param topic       as for publishing
- * @param timeout_ms  0: 5000
- *
- * Threads: any; in handlers too.  Blocks: up to timeout_ms.
- * Returns: EVBUS_OK
- *          EVBUS_INVALID    topic, or a topic that is configured as ephemeral
- *          EVBUS_NOT_FOUND  the stream is gone, and this bus did not make it
- *          EVBUS_TIMEOUT, EVBUS_DISCONNECTED, EVBUS_DENIED, EVBUS_NO_JETSTREAM, EVBUS_REFUSED, EVBUS_MISMATCH
- *          EVBUS_LIMIT, EVBUS_CLOSED, EVBUS_FORKED, EVBUS_NOMEM
- */
-EVBUS_API EVBUS_NODISCARD evbus_status evbus_topic_stream(evbus *bus, const char *topic, uint32_t timeout_ms,
-                                                          evbus_stream_info *ret);
-
 /* ---- Virtual time: for tests on mem:// --------------------------------------------------------------------------- */
 
 /** A clock that stands still until advanced; it starts at `start_ns` (Unix time). NULL when out of memory. */
@@ -995,6 +762,8 @@ EVBUS_API void evbus_clock_free(evbus_clock *clock);
 }
 #endif
 
+#include <evbus/receipts.h>
+#include <evbus/stats.h>
 #include <evbus/watch.h>
 
 #endif
