@@ -77,7 +77,8 @@ static void test_breaker_opens_tries_and_closes(void **state)
     assert_int_equal(suite_stats_of(bus).breakers_open, 1);
     const size_t before = tally_read(t, &t->started);
     const int64_t began = suite_now_ns(s);
-    suite_pass(s, 5 * OPEN_MS);
+    assert_true(
+        suite_pass_until_count(s, t, &t->started, before + 2, PATIENCE)); /* virtual time may run ahead of threads */
     const size_t tries = tally_read(t, &t->started) - before;
     assert_in_range(tries, 2, (suite_now_ns(s) - began) / (OPEN_MS * INT64_C(1000000)) + 1);
     assert_int_equal(suite_event_count(s, EVBUS_EVENT_BREAKER_OPEN), 1);
@@ -142,7 +143,7 @@ static void test_breaker_is_the_subscriptions_own(void **state)
     suite_publish_many(bus, topic, "b", 10, 1, 3);
     assert_true(suite_pass_until_count(s, good, &good->acked, 31, PATIENCE));
     assert_int_equal(tally_read(bad, &bad->started), 1);
-    assert_int_equal(suite_stats_of(bus).held, 1);
+    must_reach(bus, held, 1);     /* the other's acks may still be on their way to the loop */
     must(evbus_unsubscribe(sub)); /* what it has goes to the next one, whose breaker is its own */
     assert_int_equal(suite_stats_of(bus).breakers_open, 0);
     atomic_store(&need->there, true);
