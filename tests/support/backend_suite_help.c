@@ -134,6 +134,8 @@ evbus_status suite_try_open(struct suite *s, bool shared, const evbus_opts *opts
         o.on_publish_error = note_receipt;
         o.on_publish_error_ctx = &s->events;
     }
+    if (!o.connect_timeout_ms) /* how fast a broker answers on a busy machine is not what is tested */
+        o.connect_timeout_ms = wait_patience_ms();
     if (s->clock)
         o.clock = s->clock;
     s->backend->url(url, sizeof url, shared ? s->name : "");
