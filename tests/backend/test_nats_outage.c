@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a publish does while nats-server is away: fail at once, wait, or be held in order within bounds. */
-#include "../support/nats_server.h"
+#include "nats_one_bus.h"
 #include "../support/wait.h"
 
 #include <evbus/evbus.h>
@@ -17,28 +17,13 @@
 #define TOPIC "orders"
 
 struct world {
-    struct nats_server server;
-    evbus *bus;
+    struct one_bus at;
     _Atomic(uint32_t) handled, wrong, refused;
 };
 
 static int set_up(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-
-    *state = w;
-    return w && nats_server_start(&w->server, "jetstream: { store_dir: \"@DIR@/js\" }\n") ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    struct world *w = *state;
-
-    (void)evbus_shutdown(w->bus, 1000, NULL);
-    evbus_close(w->bus);
-    nats_server_end(&w->server);
-    free(w);
-    return 0;
+    return one_bus_set_up(state, sizeof(struct world));
 }
 
 /* Versions come in order, without a gap. */
@@ -63,14 +48,14 @@ static evbus_status publish(struct world *w, int64_t version, uint32_t timeout_m
     const evbus_envelope env = {
         .aggregate_id = "a", .event_type = "T", .event_version = version, .payload = "{\"text\":\"0123456789\"}"};
 
-    return evbus_publish_envelope(w->bus, TOPIC, &env, EVBUS_OPTS(evbus_pub_opts, .timeout_ms = timeout_ms));
+    return evbus_publish_envelope(w->at.bus, TOPIC, &env, EVBUS_OPTS(evbus_pub_opts, .timeout_ms = timeout_ms));
 }
 
 static bool is_down(void *arg)
 {
     evbus_statistics s;
 
-    return evbus_stats(((struct world *)arg)->bus, &s) == EVBUS_OK && !s.connected;
+    return evbus_stats(((struct world *)arg)->at.bus, &s) == EVBUS_OK && !s.connected;
 }
 
 struct wanted {
@@ -105,18 +90,18 @@ static void begin(struct world *w, const evbus_topic_opts *topic)
 {
     char url[64];
 
-    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->server.port);
+    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->at.server.port);
     assert_int_equal(
         evbus_open(url,
                    EVBUS_OPTS(evbus_opts, .name = "outage", .publish_timeout_ms = 400, .reconnect_max_ms = 50,
                               .on_publish_error = on_error, .on_publish_error_ctx = w),
-                   &w->bus),
+                   &w->at.bus),
         EVBUS_OK);
-    assert_int_equal(evbus_topic_configure(w->bus, TOPIC, topic), EVBUS_OK);
-    assert_int_equal(evbus_subscribe_envelope(w->bus, TOPIC, count, w, NULL, NULL), EVBUS_OK);
+    assert_int_equal(evbus_topic_configure(w->at.bus, TOPIC, topic), EVBUS_OK);
+    assert_int_equal(evbus_subscribe_envelope(w->at.bus, TOPIC, count, w, NULL, NULL), EVBUS_OK);
     assert_int_equal(publish(w, 1, 10000), EVBUS_OK);
     must_handle(w, 1);
-    nats_server_kill(&w->server);
+    nats_server_kill(&w->at.server);
     assert_true(wait_until(is_down, w, wait_patience_ms()));
 }
 
@@ -144,9 +129,9 @@ static void test_nats_outage_fails_at_once(void **state)
     for (int i = 0; i < 100; i++)
         assert_int_equal(publish(w, 2, 60000), EVBUS_DISCONNECTED);
     assert_true(wait_now_ms() - began < 30000); /* none of them waited */
-    assert_int_equal(evbus_stats(w->bus, &s), EVBUS_OK);
+    assert_int_equal(evbus_stats(w->at.bus, &s), EVBUS_OK);
     assert_int_equal(s.publishes_accepted, 1);
-    assert_true(nats_server_restart(&w->server));
+    assert_true(nats_server_restart(&w->at.server));
     assert_true(wait_until(accepted, &(struct attempt){w, 2}, wait_patience_ms()));
     must_handle(w, 2);
 }
@@ -169,7 +154,7 @@ static void test_nats_outage_waits(void **state)
     assert_true(wait_now_ms() - began >= 190);
     assert_int_equal(atomic_load(&w->refused), 0);
     assert_int_equal(pthread_create(&thread, NULL, publish_and_wait, w), 0);
-    assert_true(nats_server_restart(&w->server));
+    assert_true(nats_server_restart(&w->at.server));
     pthread_join(thread, &result);
     assert_int_equal((intptr_t)result, EVBUS_OK);
     must_handle(w, 2);
@@ -195,7 +180,7 @@ static void test_nats_outage_holds_messages_in_order(void **state)
     int64_t later = wait_now_ms() + 1200; /* three times publish_timeout_ms */
     assert_true(wait_until(time_passed, &later, wait_patience_ms()));
     assert_int_equal(atomic_load(&w->refused), 0);
-    assert_true(nats_server_restart(&w->server));
+    assert_true(nats_server_restart(&w->at.server));
     must_handle(w, HELD + 1);
     assert_true(wait_until(accepted, &(struct attempt){w, HELD + 2}, wait_patience_ms())); /* there is room again */
     must_handle(w, HELD + 2);
@@ -217,7 +202,7 @@ static void test_nats_outage_holds_bytes_for_a_time(void **state)
     assert_true(held >= 2 && held <= 10);
     struct wanted all = {w, held};
     assert_true(wait_until(refused, &all, wait_patience_ms()));
-    assert_true(nats_server_restart(&w->server));
+    assert_true(nats_server_restart(&w->at.server));
     assert_true(wait_until(accepted, &(struct attempt){w, 2}, wait_patience_ms()));
     must_handle(w, 2);
 }
@@ -228,25 +213,25 @@ static void test_nats_outage_misuse(void **state)
     struct world *w = *state;
 
     begin(w, NULL);
-    assert_int_equal(evbus_topic_configure(w->bus, TOPIC, EVBUS_OPTS(evbus_topic_opts, .outage = 4)), EVBUS_INVALID);
+    assert_int_equal(evbus_topic_configure(w->at.bus, TOPIC, EVBUS_OPTS(evbus_topic_opts, .outage = 4)), EVBUS_INVALID);
     assert_int_equal(
-        evbus_topic_configure(w->bus, TOPIC,
+        evbus_topic_configure(w->at.bus, TOPIC,
                               EVBUS_OPTS(evbus_topic_opts, .outage = EVBUS_OUTAGE_FAIL, .outage_msgs_max = 1)),
         EVBUS_INVALID);
-    assert_int_equal(
-        evbus_topic_configure(
-            w->bus, TOPIC, EVBUS_OPTS(evbus_topic_opts, .outage = EVBUS_OUTAGE_HOLD, .outage_hold_ms = EVBUS_NOWAIT)),
-        EVBUS_INVALID);
+    assert_int_equal(evbus_topic_configure(
+                         w->at.bus, TOPIC,
+                         EVBUS_OPTS(evbus_topic_opts, .outage = EVBUS_OUTAGE_HOLD, .outage_hold_ms = EVBUS_NOWAIT)),
+                     EVBUS_INVALID);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_nats_outage_fails_at_once, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nats_outage_waits, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nats_outage_holds_messages_in_order, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nats_outage_holds_bytes_for_a_time, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nats_outage_misuse, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_outage_fails_at_once, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_outage_waits, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_outage_holds_messages_in_order, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_outage_holds_bytes_for_a_time, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_outage_misuse, set_up, one_bus_tear_down),
     };
 
     if (!nats_server_available()) {

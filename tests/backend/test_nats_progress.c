@@ -3,7 +3,7 @@
  * A subscription on a real server whose pull goes silent, although it is connected and messages wait: it goes on by itself,
  * and says so. That one that is slow is left alone: tests/sim/test_progress.c.
  */
-#include "../support/nats_server.h"
+#include "nats_one_bus.h"
 #include "../support/wait.h"
 
 #include <evbus/evbus.h>
@@ -21,28 +21,13 @@
 #define TOPIC "orders"
 
 struct world {
-    struct nats_server server;
-    evbus *bus;
+    struct one_bus at;
     _Atomic(uint32_t) published, handled, wrong, stuck, resumed, lost;
 };
 
 static int set_up(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-
-    *state = w;
-    return w && nats_server_start(&w->server, "jetstream: { store_dir: \"@DIR@/js\" }\n") ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    struct world *w = *state;
-
-    (void)evbus_shutdown(w->bus, 1000, NULL);
-    evbus_close(w->bus);
-    nats_server_end(&w->server);
-    free(w);
-    return 0;
+    return one_bus_set_up(state, sizeof(struct world));
 }
 
 static evbus_verdict count(const evbus_msg *msg, void *ctx)
@@ -74,10 +59,11 @@ static void open_bus(struct world *w, const char *query)
 {
     char url[120];
 
-    (void)snprintf(url, sizeof url, "fault+nats://127.0.0.1:%u?seed=5%s", w->server.port, query);
-    assert_int_equal(
-        evbus_open(url, EVBUS_OPTS(evbus_opts, .name = "progress", .on_event = on_event, .on_event_ctx = w), &w->bus),
-        EVBUS_OK);
+    (void)snprintf(url, sizeof url, "fault+nats://127.0.0.1:%u?seed=5%s", w->at.server.port, query);
+    assert_int_equal(evbus_open(url,
+                                EVBUS_OPTS(evbus_opts, .name = "progress", .on_event = on_event, .on_event_ctx = w),
+                                &w->at.bus),
+                     EVBUS_OK);
 }
 
 static void publish(struct world *w)
@@ -87,7 +73,7 @@ static void publish(struct world *w)
                                 .event_version = (int64_t)atomic_fetch_add(&w->published, 1) + 1,
                                 .payload = "{}"};
 
-    assert_int_equal(evbus_publish_envelope_wait(w->bus, TOPIC, &env, NULL, NULL), EVBUS_OK);
+    assert_int_equal(evbus_publish_envelope_wait(w->at.bus, TOPIC, &env, NULL, NULL), EVBUS_OK);
 }
 
 /* Publishes one more each time it is asked, so that something waits when the pull has gone silent. */
@@ -112,16 +98,16 @@ static void test_nats_progress_goes_on_by_itself(void **state)
     evbus_statistics s;
 
     open_bus(w, "&silent_every_ms=1000");
-    assert_int_equal(evbus_subscribe_envelope(w->bus, TOPIC, count, w,
+    assert_int_equal(evbus_subscribe_envelope(w->at.bus, TOPIC, count, w,
                                               EVBUS_OPTS(evbus_sub_opts, .progress_timeout_ms = 100, .inflight_max = 8),
                                               NULL),
                      EVBUS_OK);
     assert_true(wait_until(was_repaired_often, w, wait_patience_ms()));
     assert_true(wait_until(all_handled, w, wait_patience_ms()));
     assert_int_equal(atomic_load(&w->wrong), 0);
-    assert_int_equal(evbus_stats(w->bus, &s), EVBUS_OK);
+    assert_int_equal(evbus_stats(w->at.bus, &s), EVBUS_OK);
     assert_true(s.progress_repairs >= atomic_load(&w->stuck));
-    assert_true(evbus_event_count(w->bus, EVBUS_EVENT_STUCK) >= 2);
+    assert_true(evbus_event_count(w->at.bus, EVBUS_EVENT_STUCK) >= 2);
     assert_int_equal(s.disconnects, 0);
     assert_int_equal(atomic_load(&w->lost), 0);
 }
@@ -129,7 +115,7 @@ static void test_nats_progress_goes_on_by_itself(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_nats_progress_goes_on_by_itself, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_progress_goes_on_by_itself, set_up, one_bus_tear_down),
     };
 
     if (!nats_server_available()) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reconnecting as configured: what is told in which order, how long it pauses, when it gives up, how it begins again. */
-#include "../support/nats_server.h"
+#include "nats_one_bus.h"
 #include "../support/wait.h"
 
 #include <evbus/evbus.h>
@@ -19,8 +19,7 @@
 #define TOLD_MAX 256
 
 struct world {
-    struct nats_server server;
-    evbus *bus;
+    struct one_bus at;
     _Atomic(uint32_t) handled, refused, told;
     evbus_event_kind kinds[TOLD_MAX]; /* the first `told` are written */
     uint64_t counts[TOLD_MAX];
@@ -29,21 +28,7 @@ struct world {
 
 static int set_up(void **state)
 {
-    struct world *w = calloc(1, sizeof *w);
-
-    *state = w;
-    return w && nats_server_start(&w->server, "jetstream: { store_dir: \"@DIR@/js\" }\n") ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    struct world *w = *state;
-
-    (void)evbus_shutdown(w->bus, 1000, NULL);
-    evbus_close(w->bus);
-    nats_server_end(&w->server);
-    free(w);
-    return 0;
+    return one_bus_set_up(state, sizeof(struct world));
 }
 
 static evbus_verdict count(const evbus_msg *msg, void *ctx)
@@ -81,14 +66,14 @@ static evbus_status publish(struct world *w, int64_t version, uint32_t timeout_m
     const evbus_envelope env = {
         .aggregate_id = "a", .event_type = "T", .event_version = version, .payload = "{\"text\":\"0123456789\"}"};
 
-    return evbus_publish_envelope(w->bus, TOPIC, &env, EVBUS_OPTS(evbus_pub_opts, .timeout_ms = timeout_ms));
+    return evbus_publish_envelope(w->at.bus, TOPIC, &env, EVBUS_OPTS(evbus_pub_opts, .timeout_ms = timeout_ms));
 }
 
 static evbus_connection read_of(struct world *w)
 {
     evbus_connection c;
 
-    assert_int_equal(evbus_connection_read(w->bus, &c), EVBUS_OK);
+    assert_int_equal(evbus_connection_read(w->at.bus, &c), EVBUS_OK);
     return c;
 }
 
@@ -146,15 +131,15 @@ static void open_bus(struct world *w, evbus_opts *o)
 {
     char url[64];
 
-    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->server.port);
+    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->at.server.port);
     o->struct_size = sizeof *o;
     o->name = "reconnect";
     o->on_event = on_event;
     o->on_event_ctx = w;
     o->on_publish_error = on_error;
     o->on_publish_error_ctx = w;
-    assert_int_equal(evbus_open(url, o, &w->bus), EVBUS_OK);
-    assert_int_equal(evbus_subscribe_envelope(w->bus, TOPIC, count, w, NULL, NULL), EVBUS_OK);
+    assert_int_equal(evbus_open(url, o, &w->at.bus), EVBUS_OK);
+    assert_int_equal(evbus_subscribe_envelope(w->at.bus, TOPIC, count, w, NULL, NULL), EVBUS_OK);
     assert_int_equal(publish(w, 1, 10000), EVBUS_OK);
     must(has_handled, w, 0, 1);
 }
@@ -177,18 +162,19 @@ static void must_fail_at_once(struct world *w)
 
     for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++) {
         assert_int_equal(
-            evbus_topic_configure(w->bus, TOPIC,
+            evbus_topic_configure(w->at.bus, TOPIC,
                                   EVBUS_OPTS(evbus_topic_opts, .outage = policies[i],
                                              .outage_hold_ms = policies[i] == EVBUS_OUTAGE_HOLD ? EVBUS_FOREVER : 0)),
             EVBUS_OK);
         assert_int_equal(publish(w, 3, 600000), EVBUS_DISCONNECTED);
         assert_non_null(strstr(evbus_error_detail(), "evbus_reconnect"));
     }
-    assert_int_equal(evbus_publish(w->bus, "another.topic", "x", 1, EVBUS_OPTS(evbus_pub_opts, .timeout_ms = 600000)),
-                     EVBUS_DISCONNECTED);
+    assert_int_equal(
+        evbus_publish(w->at.bus, "another.topic", "x", 1, EVBUS_OPTS(evbus_pub_opts, .timeout_ms = 600000)),
+        EVBUS_DISCONNECTED);
     account.struct_size = sizeof account;
-    assert_int_equal(evbus_account_read(w->bus, 600000, &account), EVBUS_DISCONNECTED);
-    assert_int_equal(evbus_subscribe_envelope(w->bus, "another.topic", count, w,
+    assert_int_equal(evbus_account_read(w->at.bus, 600000, &account), EVBUS_DISCONNECTED);
+    assert_int_equal(evbus_subscribe_envelope(w->at.bus, "another.topic", count, w,
                                               EVBUS_OPTS(evbus_sub_opts, .timeout_ms = 600000), &sub),
                      EVBUS_DISCONNECTED);
     assert_true(wait_now_ms() - began < 60000); /* none of them waited */
@@ -207,11 +193,11 @@ static void test_nats_reconnect_gives_up_and_begins_again(void **state)
     evbus_statistics s;
 
     open_bus(w, &o);
-    assert_int_equal(
-        evbus_topic_configure(
-            w->bus, TOPIC, EVBUS_OPTS(evbus_topic_opts, .outage = EVBUS_OUTAGE_HOLD, .outage_hold_ms = EVBUS_FOREVER)),
-        EVBUS_OK);
-    nats_server_kill(&w->server);
+    assert_int_equal(evbus_topic_configure(
+                         w->at.bus, TOPIC,
+                         EVBUS_OPTS(evbus_topic_opts, .outage = EVBUS_OUTAGE_HOLD, .outage_hold_ms = EVBUS_FOREVER)),
+                     EVBUS_OK);
+    nats_server_kill(&w->at.server);
     must(is_in_state, w, EVBUS_CONNECTION_DOWN, 0);
     assert_int_equal(publish(w, 2, 10000), EVBUS_OK); /* held: the pauses before the last attempt are 900 ms */
     must(is_in_state, w, EVBUS_CONNECTION_GIVEN_UP, 0);
@@ -231,11 +217,11 @@ static void test_nats_reconnect_gives_up_and_begins_again(void **state)
     assert_true(c.disconnected_ns > c.connected_ns && c.failed_ns - c.disconnected_ns > 800 * 1000000ll);
     assert_non_null(strstr(c.last_error, "no server"));
     must_fail_at_once(w);
-    assert_int_equal(evbus_health(w->bus, 20000, &health), EVBUS_OK);
+    assert_int_equal(evbus_health(w->at.bus, 20000, &health), EVBUS_OK);
     assert_false(health.live);
     assert_int_equal(health.reasons, EVBUS_HEALTH_DISCONNECTED | EVBUS_HEALTH_GIVEN_UP);
-    assert_true(nats_server_restart(&w->server));
-    assert_int_equal(evbus_reconnect(w->bus), EVBUS_OK);
+    assert_true(nats_server_restart(&w->at.server));
+    assert_int_equal(evbus_reconnect(w->at.bus), EVBUS_OK);
     must(is_in_state, w, EVBUS_CONNECTION_UP, 0);
     must_be_told(w, 7, EVBUS_EVENT_RECONNECTING, 1);
     must_be_told(w, 8, EVBUS_EVENT_CONNECTED, 1);
@@ -245,7 +231,7 @@ static void test_nats_reconnect_gives_up_and_begins_again(void **state)
     assert_int_equal(c.connects, 2);
     assert_int_equal(c.attempts, 0);
     assert_true(c.connected_ns > c.disconnected_ns);
-    assert_int_equal(evbus_stats(w->bus, &s), EVBUS_OK);
+    assert_int_equal(evbus_stats(w->at.bus, &s), EVBUS_OK);
     assert_int_equal(s.reconnects_given_up, 1);
     assert_int_equal(s.reconnect_attempts, 4);
     assert_int_equal(atomic_load(&w->refused), 1);
@@ -259,10 +245,10 @@ static void test_nats_reconnect_never_gives_up_by_default(void **state)
     evbus_opts o = {.reconnect_min_ms = 1, .reconnect_max_ms = 5};
 
     open_bus(w, &o);
-    nats_server_kill(&w->server);
+    nats_server_kill(&w->at.server);
     must(has_failed, w, 0, 40);
     assert_int_equal(read_of(w).state, EVBUS_CONNECTION_DOWN);
-    assert_true(nats_server_restart(&w->server));
+    assert_true(nats_server_restart(&w->at.server));
     must(is_in_state, w, EVBUS_CONNECTION_UP, 0);
     assert_int_equal(publish(w, 2, 20000), EVBUS_OK);
     must(has_handled, w, 0, 2);
@@ -280,17 +266,17 @@ static void test_nats_reconnect_now(void **state)
     evbus_opts o = {.reconnect_min_ms = 3600000, .reconnect_max_ms = 3600000, .reconnect_jitter_pct = 1};
 
     open_bus(w, &o);
-    assert_int_equal(evbus_reconnect(w->bus), EVBUS_OK); /* while it is up */
+    assert_int_equal(evbus_reconnect(w->at.bus), EVBUS_OK); /* while it is up */
     assert_int_equal(read_of(w).state, EVBUS_CONNECTION_UP);
     for (uint32_t round = 1; round <= 2; round++) {
-        nats_server_kill(&w->server);
+        nats_server_kill(&w->at.server);
         must(pauses, w, 0, 0);
         const evbus_connection c = read_of(w);
         assert_true(c.attempts <= 1 &&
                     c.failures == c.attempts); /* none before the pause when it was up for less than 1 s */
         assert_true(c.next_ns - c.disconnected_ns > 3500 * 1000000000ll);
-        assert_true(nats_server_restart(&w->server));
-        assert_int_equal(evbus_reconnect(w->bus), EVBUS_OK);
+        assert_true(nats_server_restart(&w->at.server));
+        assert_int_equal(evbus_reconnect(w->at.bus), EVBUS_OK);
         must(is_in_state, w, EVBUS_CONNECTION_UP, 0);
         assert_int_equal(read_of(w).connects, round + 1);
     }
@@ -299,9 +285,9 @@ static void test_nats_reconnect_now(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_nats_reconnect_gives_up_and_begins_again, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nats_reconnect_never_gives_up_by_default, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_nats_reconnect_now, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_reconnect_gives_up_and_begins_again, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_reconnect_never_gives_up_by_default, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_reconnect_now, set_up, one_bus_tear_down),
     };
 
     if (!nats_server_available()) {
