@@ -86,6 +86,9 @@ set(testing_library evbus_internal)
 if(support_sources)
     add_library(evbus_support STATIC ${support_sources})
     target_link_libraries(evbus_support PUBLIC evbus_testing evbus_internal)
+    foreach(function _assert_true _assert_int_equal _assert_int_not_equal _assert_in_range _assert_string_equal _fail)
+        target_link_options(evbus_support PUBLIC "LINKER:--wrap=${function}") # tests/support/loop_assert.h
+    endforeach()
     set(testing_library evbus_support)
 endif()
 

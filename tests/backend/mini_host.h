@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/thread.h"
 #include "core/backend.h"
+#include "support/loop_assert.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -62,8 +63,9 @@ struct mini_host {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    void (*job)(void *arg); /* guarded by mutex, as are job_arg, until_* */
+    void (*job)(void *arg); /* guarded by mutex, as are job_arg, job_failed, until_* */
     void *job_arg;
+    char job_failed[LOOP_TEXT]; /* "": it did not */
     bool (*until_fn)(void *arg);
     void *until_arg;
     bool until_new, until_met, stop, stopped;
@@ -340,7 +342,7 @@ static bool mini_mailbox(struct mini_host *h)
 {
     pthread_mutex_lock(&h->mutex);
     if (h->job) {
-        h->job(h->job_arg);
+        (void)loop_try(h->job, h->job_arg, h->job_failed);
         h->job = NULL;
         pthread_cond_broadcast(&h->changed);
     }
@@ -385,7 +387,7 @@ static struct timespec mini_deadline(uint32_t ms)
     return (struct timespec){.tv_sec = at / EV_SEC, .tv_nsec = at % EV_SEC};
 }
 
-/* Runs fn on the loop thread and waits for it. */
+/* Runs fn on the loop thread and waits for it. An assertion that fails in it fails here. */
 static void on_loop(struct mini_host *h, void (*fn)(void *arg), void *arg)
 {
     pthread_mutex_lock(&h->mutex);
@@ -395,6 +397,8 @@ static void on_loop(struct mini_host *h, void (*fn)(void *arg), void *arg)
     while (h->job)
         pthread_cond_wait(&h->changed, &h->mutex);
     pthread_mutex_unlock(&h->mutex);
+    if (h->job_failed[0])
+        loop_fail(h->job_failed);
 }
 
 /* Waits until the loop finds fn(arg) true; false: not within `ms`. */

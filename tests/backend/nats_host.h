@@ -9,6 +9,7 @@
 #define EV_TESTS_NATS_HOST_H
 
 #include "backend/nats_internal.h"
+#include "support/loop_assert.h"
 
 #include <dirent.h>
 #include <setjmp.h>
@@ -40,6 +41,7 @@ struct host {
     /* A job for the loop thread; see host_run */
     void (*job)(struct host *h, void *arg);
     void *job_arg;
+    char job_failed[LOOP_TEXT]; /* "": it did not */
 
     /* The test's part: on the loop thread, under the mutex; set before host_open or by host_run */
     bool (*on_turn)(struct host *h, int64_t now);
@@ -208,6 +210,13 @@ void ev_host_event(struct ev_host *host, evbus_event_kind kind, evbus_status sta
 
 /* ---- The loop ---------------------------------------------------------------------------------------------------- */
 
+static inline void run_job(void *arg)
+{
+    struct host *h = arg;
+
+    h->job(h, h->job_arg);
+}
+
 static inline void *host_loop(void *arg)
 {
     struct host *h = arg;
@@ -219,7 +228,7 @@ static inline void *host_loop(void *arg)
         if (h->on_turn)
             any |= h->on_turn(h, now);
         if (h->job) {
-            h->job(h, h->job_arg);
+            (void)loop_try(run_job, h, h->job_failed);
             h->job = NULL;
             any = true;
             pthread_cond_broadcast(&h->changed);
@@ -309,7 +318,7 @@ static inline void host_close(struct host *h)
         met_;                                                                                                          \
     })
 
-/* Runs fn on the loop thread, under the mutex, and waits for that. */
+/* Runs fn on the loop thread, under the mutex, and waits for that. An assertion that fails in it fails here. */
 static inline void host_run(struct host *h, void (*fn)(struct host *h, void *arg), void *arg)
 {
     pthread_mutex_lock(&h->mutex);
@@ -318,6 +327,8 @@ static inline void host_run(struct host *h, void (*fn)(struct host *h, void *arg
     pthread_mutex_unlock(&h->mutex);
     h->ops->wake(h->st);
     assert_true(await(h, 10000, h->job == NULL));
+    if (h->job_failed[0])
+        loop_fail(h->job_failed);
 }
 
 static inline void do_attach(struct host *h, void *binding)
