@@ -270,6 +270,18 @@ static evbus_status resolve(evbus *bus, struct ev_topic *topic, const evbus_topi
 
 /* ---- Ensuring, for publishers ------------------------------------------------------------------------------------ */
 
+/* Without memory for it the status must do. */
+static void remember_text(evbus *bus, struct ev_topic *topic)
+{
+    char *text = ev_strdup(ev_detail());
+
+    pthread_mutex_lock(&bus->mutex);
+    char *old = topic->failed_text;
+    topic->failed_text = text;
+    pthread_mutex_unlock(&bus->mutex);
+    ev_free(old);
+}
+
 static evbus_status remember(evbus *bus, struct ev_topic *topic, evbus_status st, const char *stream)
 {
     const uint32_t fell_back = ev_load_relaxed(&topic->fallback); /* statistic */
@@ -277,6 +289,7 @@ static evbus_status remember(evbus *bus, struct ev_topic *topic, evbus_status st
     if (st == EVBUS_NOMEM) /* says nothing about the stream */
         return st;
     if (st != EVBUS_OK) {
+        remember_text(bus, topic);
         ev_store_relaxed(&topic->failed_status, st); /* published by retry_at */
         ev_store_release(&topic->retry_at, ev_deadline(ev_now(bus), bus->cfg.o.lookup_retry_ms));
         return st;
@@ -319,6 +332,13 @@ static evbus_status find_stream(struct ev_topic *topic, const evbus_topic_opts *
     return st;
 }
 
+static bool may_fall_back(const evbus_topic_opts *cfg, bool envelope, evbus_status st)
+{
+    const bool no_link = st == EVBUS_DISCONNECTED || st == EVBUS_TIMEOUT; /* nothing was learnt about the stream */
+
+    return !envelope && cfg->fallback != EVBUS_OFF && !no_link;
+}
+
 static void fall_back(evbus *bus, struct ev_topic *topic, evbus_status st)
 {
     ev_store_release(&topic->stream_state, EV_STREAM_NONE);
@@ -328,19 +348,27 @@ static void fall_back(evbus *bus, struct ev_topic *topic, evbus_status st)
     ev_event(bus, EVBUS_EVENT_FALLBACK, st, 0, topic->name, "", "", ev_detail());
 }
 
-static bool remembered(const evbus *bus, const struct ev_topic *topic, evbus_status *ret)
+/* The answer of a failed look-up, while it counts; EVBUS_OK: there is none. */
+static evbus_status remembered(const evbus *bus, const struct ev_topic *topic)
 {
     if (ev_now(bus) >= ev_load_acquire(&topic->retry_at))
-        return false;
-    *ret = (evbus_status)ev_load_relaxed(&topic->failed_status); /* published by retry_at */
-    return *ret != EVBUS_OK;
+        return EVBUS_OK;
+    return (evbus_status)ev_load_relaxed(&topic->failed_status); /* published by retry_at */
+}
+
+static void tell_again(evbus *bus, const struct ev_topic *topic, evbus_status st)
+{
+    pthread_mutex_lock(&bus->mutex);
+    (void)ev_fail(st, "topic '%s': its stream could not be found or made a moment ago: %s", topic->name,
+                  topic->failed_text && *topic->failed_text ? topic->failed_text : evbus_strerror(st));
+    pthread_mutex_unlock(&bus->mutex);
 }
 
 evbus_status ev_streams_ensure(struct ev_topic *topic, const evbus_topic_opts *cfg, bool envelope, int64_t deadline,
                                bool *ret_stored)
 {
     evbus *bus = topic->bus;
-    evbus_status st = EVBUS_OK;
+    evbus_status st;
 
     *ret_stored = false;
     if (cfg->persistence == EVBUS_EPHEMERAL)
@@ -352,17 +380,16 @@ evbus_status ev_streams_ensure(struct ev_topic *topic, const evbus_topic_opts *c
         *ret_stored = true;
         return EVBUS_OK;
     }
-    if (remembered(bus, topic, &st))
-        (void)ev_fail(st, "topic '%s': its stream could not be found or made a moment ago: %s", topic->name,
-                      evbus_strerror(st));
-    else
+    st = remembered(bus, topic);
+    if (st == EVBUS_OK)
         st = find_stream(topic, cfg, deadline);
+    else if (!may_fall_back(cfg, envelope, st) || !ev_load_relaxed(&topic->fallback)) /* hint: else it was said then */
+        tell_again(bus, topic, st);
     if (st == EVBUS_OK) {
         *ret_stored = true;
         return EVBUS_OK;
     }
-    const bool no_link = st == EVBUS_DISCONNECTED || st == EVBUS_TIMEOUT; /* nothing was learnt about the stream */
-    if (envelope || cfg->fallback == EVBUS_OFF || no_link)
+    if (!may_fall_back(cfg, envelope, st))
         return st;
     fall_back(bus, topic, st);
     return EVBUS_OK;

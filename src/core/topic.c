@@ -55,6 +55,7 @@ static void topic_free(struct ev_topic *topic)
     if (cfg != &defaults)
         ev_free((void *)cfg);
     ev_flight_fini(&topic->flight);
+    ev_free(topic->failed_text);
     ev_free(topic);
 }
 

@@ -55,6 +55,7 @@ struct ev_topic {
     _Atomic(const char *) stream;    /* interned; valid once THERE */
     _Atomic(int64_t) retry_at;       /* a failed look-up is remembered until then */
     _Atomic(uint32_t) failed_status; /* its status */
+    char *failed_text;               /* and what it said; guarded by bus->mutex */
     _Atomic(uint32_t) handlers;      /* subscriptions of exactly this name */
     struct ev_flight flight;         /* one look-up or creation at a time */
 

@@ -154,6 +154,33 @@ static void test_topic_with_a_different_stream_is_reported(void **state)
     suite_close(s, one);
 }
 
+/* What was wrong with a topic's stream is said each time, also while the answer is remembered. */
+static void test_topic_of_a_wrong_stream_says_why_again(void **state)
+{
+    struct suite *s = *state;
+    const char *topic = suite_topic(s, "orders");
+    evbus *one = suite_open_shared(s, NULL);
+    evbus *two = suite_open_shared(s, EVBUS_OPTS(evbus_opts, .lookup_retry_ms = 3600000));
+    const evbus_envelope env = suite_envelope_of("a", 2);
+    evbus_sub *sub = NULL;
+    char first[64], second[64];
+
+    (void)snprintf(first, sizeof first, "FIRST_%s", s->name);
+    (void)snprintf(second, sizeof second, "SECOND_%s", s->name);
+    must(evbus_topic_configure(one, topic, EVBUS_OPTS(evbus_topic_opts, .stream = first)));
+    (void)suite_publish_wait(one, topic, "a", 1);
+    must(evbus_topic_configure(two, topic, EVBUS_OPTS(evbus_topic_opts, .stream = second)));
+    must_be(EVBUS_MISMATCH, evbus_publish_envelope(two, topic, &env, NULL));
+    must_mention("another stream than configured");
+    must_be(EVBUS_MISMATCH, evbus_publish_envelope(two, topic, &env, NULL));
+    must_mention("a moment ago");
+    must_mention("another stream than configured");
+    must_be(EVBUS_MISMATCH, evbus_subscribe_envelope(two, topic, tally_handle, suite_tally(s), NULL, &sub));
+    must_mention("another stream than configured");
+    suite_close(s, two);
+    suite_close(s, one);
+}
+
 /* A stream with a bound drops its oldest messages (the default) when it is full. */
 static void test_topic_full_stream_drops_the_oldest(void **state)
 {
@@ -282,6 +309,7 @@ const struct suite_case suite_topic_cases[] = {
     SUITE_CASE(test_topic_may_name_its_stream),
     SUITE_CASE(test_topic_first_publishes_at_once_all_find_their_stream),
     SUITE_CASE(test_topic_with_a_different_stream_is_reported),
+    SUITE_CASE(test_topic_of_a_wrong_stream_says_why_again),
     SUITE_CASE(test_topic_full_stream_drops_the_oldest),
     SUITE_TIMED(test_topic_old_messages_go),
     SUITE_CASE(test_topic_count_is_bounded),
