@@ -55,7 +55,7 @@ struct truth_entry {
             uint32_t deliveries, attempt, verdict;
             uint32_t publisher;
             uint32_t status;
-            uint32_t reserved;
+            uint32_t duplicate; /* STORED: the broker says that it had it */
         };
     };
 };
@@ -102,6 +102,7 @@ evbus_status truth_publish(struct truth *t, evbus *bus, const char *topic, uint3
 evbus_status truth_publish_wait(struct truth *t, evbus *bus, const char *topic, uint32_t publisher, uint32_t aggregate,
                                 uint32_t version, uint32_t timeout_ms, uint64_t *ret_sequence);
 void truth_publish_error(const evbus_receipt *receipt, void *truth); /* evbus_opts.on_publish_error */
+void truth_receipt(const evbus_receipt *receipt, void *truth); /* evbus_opts.on_receipt: all outcomes, stored too */
 void truth_start(struct truth *t, uint16_t member, const evbus_msg *msg);
 void truth_verdict(struct truth *t, uint16_t member, const evbus_msg *msg, evbus_verdict verdict);
 void truth_levels(struct truth *t, const evbus_statistics *s, uint64_t publishes_max, uint64_t held_max);
@@ -126,22 +127,27 @@ struct truth_content {
 void truth_content_add(struct truth_content *content, const struct truth_stored *stored);
 void truth_content_clear(struct truth_content *content);
 
+#define TRUTH_SERVERS 3
+
 struct truth_case {
     const char *name;
     uint64_t seed;
     struct truth *logs;
     size_t log_count;
     struct truth_content stream, letters; /* sorted by the judge */
-    uint32_t attempts_max;                /* of the members */
-    uint32_t late_ms;                     /* how long after it was reported unknown a publish may be stored: the way of
+    struct truth_content
+        servers[TRUTH_SERVERS]; /* what each server of a replicated stream holds; sorted by the judge */
+    size_t server_count;        /* 0: there is one, `stream` */
+    uint32_t attempts_max;      /* of the members */
+    uint32_t late_ms;           /* how long after it was reported unknown a publish may be stored: the way of
                                              bytes that had left the process before, through a slow or stopped peer */
-    bool unflagged_repeats;               /* the broker may forget deliveries (a leader was killed) */
-    bool shared;                          /* the members are SHARED ones */
-    uint32_t turns;                       /* so many there must be; 0: not judged */
-    bool in_order;                        /* no member lost its turn: each gave it back, and the broker was well */
-    bool unfinished;                      /* the run was not waited for: G3 is not judged */
-    bool quiet;                           /* a verdict is expected: print nothing */
-    char verdict[512];                    /* the rule that was broken, "" if none */
+    bool unflagged_repeats;     /* the broker may forget deliveries (a leader was killed) */
+    bool shared;                /* the members are SHARED ones */
+    uint32_t turns;             /* so many there must be; 0: not judged */
+    bool in_order;              /* no member lost its turn: each gave it back, and the broker was well */
+    bool unfinished;            /* the run was not waited for: G3 is not judged */
+    bool quiet;                 /* a verdict is expected: print nothing */
+    char verdict[512];          /* the rule that was broken, "" if none */
 };
 
 /* What a run must have seen for its faults to have bitten, counted on the way. */
@@ -150,6 +156,7 @@ struct truth_account {
     uint64_t starts, repeats, retries, acked, letters, members;         /* repeats: of what another member started */
     uint64_t turns;
     uint64_t unknown_stored, late; /* of those unknown; of those, after the report */
+    uint64_t disputed, lost;       /* sequences at which the servers differ; stored ones that the stream lost by that */
 };
 
 /* True if every promise was kept. False: `verdict` says which was not, and the history is on stderr. */

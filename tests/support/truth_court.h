@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Between the judge's two files: truth_judge.c reads the logs and judges publications, truth_handlers.c the handlers. */
+/* Between the judge's files: truth_judge.c reads the logs and judges publications, truth_servers.c compares the servers of a
+ * replicated stream, truth_handlers.c judges the handlers. */
 #ifndef EV_TESTS_TRUTH_COURT_H
 #define EV_TESTS_TRUTH_COURT_H
 
@@ -22,9 +23,18 @@ struct publication {
     int64_t reported_ns;
     uint64_t called;   /* place of its last call in the order of all entries */
     uint64_t sequence; /* in the stream; 0: it is not there */
+    uint64_t receipt;  /* where it is stored, as the publisher was told; 0: he was not */
+    bool duplicate;    /* the broker said that it had it */
+    bool disputed;     /* a server holds it where another one holds something else */
     int64_t stored_ns, letter_ns;
     struct ending acked, doomed; /* doomed: rejected, or its attempts are used up */
     uint32_t runs, unflagged, calls;
+};
+
+/* A sequence at which servers differ. */
+struct dispute {
+    uint64_t sequence;
+    const struct truth_stored *held[TRUTH_SERVERS];
 };
 
 /* One member. */
@@ -50,6 +60,8 @@ struct court {
     size_t count;
     struct publication *publications; /* sorted by aggregate and version */
     size_t publication_count;
+    size_t missing;           /* told so far: stored, and not in the stream */
+    struct dispute *disputes; /* sorted; account->disputed of them */
     /* truth_handlers.c */
     struct publication **order; /* those in the stream, by aggregate and sequence */
     size_t stored_count;
@@ -66,6 +78,15 @@ void court_broken(struct court *court, uint32_t aggregate, size_t at, const char
     __attribute__((format(printf, 4, 5)));
 struct publication *court_find(const struct court *court, uint32_t aggregate,
                                uint32_t version); /* NULL: never called */
+
+int court_by_sequence(const void *a, const void *b); /* of truth_stored */
+
+/* Finds the disputed sequences. */
+void court_servers(struct court *court);
+const struct dispute *court_dispute(const struct court *court, uint64_t sequence); /* NULL: it is not disputed */
+bool court_holds(const struct dispute *d, const struct publication *p);            /* a server does, there; d or NULL */
+/* Where it is said to be stored, and what is there. */
+void court_tell_stored(const struct court *court, const struct publication *p);
 
 void court_handlers(struct court *court);
 

@@ -80,7 +80,7 @@ static const struct publication *unfinished_below(const struct court *court, str
         const struct publication *p = court->order[a->first + a->unfinished];
         if (p->sequence >= sequence)
             return NULL;
-        if (!p->acked.by && (p->letter_ns == 0 || p->letter_ns > wall))
+        if (!p->disputed && !p->acked.by && (p->letter_ns == 0 || p->letter_ns > wall))
             return p;
         a->unfinished++;
     }
@@ -167,7 +167,7 @@ static void take_start(struct court *court, const struct truth_entry *e, size_t 
     struct aggregate *a = aggregate_of(court, e->aggregate);
     const struct seat *seat = seat_of(court, e);
 
-    if (!p || !a || p->sequence != e->sequence) {
+    if (!p || !a || (p->sequence != e->sequence && !court_holds(court_dispute(court, e->sequence), p))) {
         court_broken(court, e->aggregate, i,
                      "G2: a%u v%u was handled at sequence %" PRIu64 ", where the stream has it not", e->aggregate,
                      e->version, e->sequence);
@@ -183,14 +183,14 @@ static void take_start(struct court *court, const struct truth_entry *e, size_t 
     if (a->running[seat - court->seats])
         court_broken(court, e->aggregate, i, "G2: a%u v%u starts while another message of it runs", e->aggregate,
                      e->version);
-    if (!court->c->shared)
+    if (!court->c->shared && !p->disputed)
         check_order(court, a, e, i);
     check_repeat(court, p, seat, e, i);
     court->account->starts++;
     court->account->retries += e->attempt > 1;
     p->runs++;
     p->unflagged += e->attempt == 1 && e->deliveries < 2;
-    a->last = e->sequence;
+    a->last = p->disputed ? a->last : e->sequence;
     a->running[seat - court->seats] = true;
 }
 
@@ -258,7 +258,7 @@ static void check_finished(struct court *court)
 {
     for (size_t i = 0; i < court->stored_count && !court->c->unfinished; i++) {
         const struct publication *p = court->order[i];
-        if (!p->acked.by && !p->letter_ns)
+        if (!p->acked.by && !p->letter_ns && !p->disputed)
             court_broken(court, p->aggregate, court->count, "G3: a%u v%u, sequence %" PRIu64 ", was never handled",
                          p->aggregate, p->version, p->sequence);
         if (p->letter_ns && !p->doomed.by && p->acked.by)

@@ -171,6 +171,8 @@ static void take_outcome(struct court *court, struct publication *p, const struc
         court_broken(court, e->aggregate, i, "G1: a%u v%u has two outcomes: %s, then %s", e->aggregate, e->version,
                      name_of(p->outcome), name_of(e->kind));
     p->outcome = e->kind;
+    p->receipt = e->kind == TRUTH_STORED ? e->sequence : 0;
+    p->duplicate = e->kind == TRUTH_STORED && e->duplicate;
     p->reported_ns = e->wall_ns;
     court->account->stored += e->kind == TRUTH_STORED;
     court->account->refused += e->kind == TRUTH_REFUSED;
@@ -249,7 +251,7 @@ static void take_publications(struct court *court)
 
 /* ---- The stream's end -------------------------------------------------------------------------------------------- */
 
-static int by_sequence(const void *a, const void *b)
+int court_by_sequence(const void *a, const void *b)
 {
     const struct truth_stored *x = a, *y = b;
 
@@ -294,7 +296,7 @@ static void check_publishing_order(struct court *court)
     for (size_t i = 0; i < court->c->stream.count; i++) {
         const struct truth_stored *s = &court->c->stream.all[i];
         const struct publication *p = court_find(court, s->aggregate, s->version);
-        if (!p || (p->outcome == TRUTH_UNKNOWN && p->stored_ns > p->reported_ns))
+        if (!p || p->disputed || (p->outcome == TRUTH_UNKNOWN && p->stored_ns > p->reported_ns))
             continue;
         const struct publication **before = &last[(p->process * 8u + p->publisher) % PUBLISHERS];
         if (*before && (*before)->process == p->process && (*before)->publisher == p->publisher &&
@@ -306,20 +308,39 @@ static void check_publishing_order(struct court *court)
     }
 }
 
+/* A publisher was told that it is stored, and where. */
+static void check_stored(struct court *court, const struct publication *p)
+{
+    if (p->sequence && (!p->receipt || p->receipt == p->sequence))
+        return;
+    const bool lost = court_holds(court_dispute(court, p->receipt), p);
+    court->account->lost += lost;
+    court->missing += !lost;
+    court_tell_stored(court, p);
+    if (lost)
+        return;
+    if (p->sequence)
+        court_broken(court, p->aggregate, p->called + AROUND,
+                     "G1: a%u v%u was stored at %" PRIu64 " and is in the stream at %" PRIu64, p->aggregate, p->version,
+                     p->receipt, p->sequence);
+    else
+        court_broken(court, p->aggregate, p->called + AROUND, "G1: a%u v%u was stored and is not in the stream",
+                     p->aggregate, p->version);
+}
+
 static void match_stream(struct court *court)
 {
     struct truth_case *c = court->c;
 
     if (c->stream.count > 0)
-        qsort(c->stream.all, c->stream.count, sizeof *c->stream.all, by_sequence);
+        qsort(c->stream.all, c->stream.count, sizeof *c->stream.all, court_by_sequence);
     for (size_t i = 0; i < c->stream.count; i++)
         match_one(court, &c->stream.all[i]);
     for (size_t i = 0; i < court->publication_count; i++) {
         const struct publication *p = &court->publications[i];
         court->account->open += p->accepted && !p->outcome;
-        if (p->outcome == TRUTH_STORED && !p->sequence)
-            court_broken(court, p->aggregate, p->called + AROUND, "G1: a%u v%u was stored and is not in the stream",
-                         p->aggregate, p->version);
+        if (p->outcome == TRUTH_STORED)
+            check_stored(court, p);
     }
     check_publishing_order(court);
 }
@@ -330,7 +351,7 @@ static struct publication *at_sequence(const struct court *court, uint64_t seque
     const struct truth_stored *s =
         court->c->stream.count == 0
             ? NULL
-            : bsearch(&key, court->c->stream.all, court->c->stream.count, sizeof key, by_sequence);
+            : bsearch(&key, court->c->stream.all, court->c->stream.count, sizeof key, court_by_sequence);
 
     return s ? court_find(court, s->aggregate, s->version) : NULL;
 }
@@ -339,7 +360,8 @@ static void match_letters(struct court *court)
 {
     for (size_t i = 0; i < court->c->letters.count; i++) {
         const struct truth_stored *s = &court->c->letters.all[i];
-        struct publication *p = at_sequence(court, s->sequence);
+        struct publication *p = court_dispute(court, s->sequence) ? court_find(court, s->aggregate, s->version)
+                                                                  : at_sequence(court, s->sequence);
         court->account->letters++;
         if (!p) {
             court_broken(court, s->aggregate, court->count,
@@ -382,11 +404,13 @@ bool truth_judge(struct truth_case *c, struct truth_account *ret)
     gather(&court);
     list_publications(&court);
     take_publications(&court);
+    court_servers(&court);
     match_stream(&court);
     match_letters(&court);
     court_handlers(&court);
     free(court.entries);
     free(court.times);
     free(court.publications);
+    free(court.disputes);
     return c->verdict[0] == 0;
 }

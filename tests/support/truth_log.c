@@ -153,6 +153,20 @@ static void publication(struct truth *t, enum truth_kind kind, uint32_t publishe
     end(e, kind);
 }
 
+static void outcome(struct truth *t, enum truth_kind kind, const evbus_receipt *receipt)
+{
+    struct truth_entry *e = begin(t);
+
+    if (!e)
+        return;
+    e->aggregate = (uint32_t)(receipt->tag >> 32);
+    e->version = (uint32_t)receipt->tag;
+    e->status = receipt->status;
+    e->sequence = receipt->sequence;
+    e->duplicate = receipt->duplicate;
+    end(e, kind);
+}
+
 struct call {
     char aggregate[16], event[32];
     evbus_envelope env;
@@ -202,7 +216,7 @@ evbus_status truth_publish_wait(struct truth *t, evbus *bus, const char *topic, 
         return st;
     }
     publication(t, TRUTH_ACCEPTED, publisher, aggregate, version, st, 0);
-    publication(t, st == EVBUS_OK ? TRUTH_STORED : TRUTH_UNKNOWN, publisher, aggregate, version, st, receipt.sequence);
+    outcome(t, st == EVBUS_OK ? TRUTH_STORED : TRUTH_UNKNOWN, &receipt);
     atomic_fetch_add(&t->shared->accepted, 1);
     if (ret_sequence && st == EVBUS_OK)
         *ret_sequence = receipt.sequence;
@@ -212,8 +226,15 @@ evbus_status truth_publish_wait(struct truth *t, evbus *bus, const char *topic, 
 void truth_publish_error(const evbus_receipt *receipt, void *truth)
 {
     atomic_fetch_add(&((struct truth *)truth)->shared->failed, 1);
-    publication(truth, receipt->outcome == EVBUS_OUTCOME_UNKNOWN ? TRUTH_UNKNOWN : TRUTH_REFUSED, 0,
-                (uint32_t)(receipt->tag >> 32), (uint32_t)receipt->tag, receipt->status, 0);
+    outcome(truth, receipt->outcome == EVBUS_OUTCOME_UNKNOWN ? TRUTH_UNKNOWN : TRUTH_REFUSED, receipt);
+}
+
+void truth_receipt(const evbus_receipt *receipt, void *truth)
+{
+    if (receipt->outcome == EVBUS_OUTCOME_STORED)
+        outcome(truth, TRUTH_STORED, receipt);
+    else
+        truth_publish_error(receipt, truth);
 }
 
 uint32_t truth_aggregate(const evbus_msg *msg)

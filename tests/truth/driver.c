@@ -268,6 +268,9 @@ bool driver_start(struct driver *d, const struct driver_opts *o, struct truth *t
                            .reconnect_max_ms = 100,
                            .on_publish_error = truth_publish_error,
                            .on_publish_error_ctx = truth,
+                           .receipts = o->receipts ? EVBUS_ON : EVBUS_OFF,
+                           .on_receipt = o->receipts ? truth_receipt : NULL,
+                           .on_receipt_ctx = truth,
                            .on_event = on_event,
                            .on_event_ctx = d};
     if (evbus_open(o->url, &bo, &d->bus) != EVBUS_OK)

@@ -37,6 +37,7 @@ struct driver_opts {
     uint32_t member_ttl_ms;
     bool calm;            /* every verdict is an ack */
     bool waits;           /* publishers use evbus_publish_envelope_wait */
+    bool receipts;        /* every outcome is written down as it is told, with the sequence of what is stored */
     uint32_t backlog_max; /* publishers wait while so many are accepted and not started; 0: no limit */
     bool in_flood;        /* publishers never wait for room: a call without it is made again at once */
 };

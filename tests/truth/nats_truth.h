@@ -289,12 +289,17 @@ static inline bool reached_state(void *arg)
     return atomic_load(&u->log->shared->state) >= u->value;
 }
 
-static inline void await_starts(struct truth *log, uint64_t more)
+static inline void await_starts_within(struct truth *log, uint64_t more, uint32_t timeout_ms)
 {
     struct until u = {log, atomic_load(&log->shared->starts) + more};
 
-    assert_true(wait_until(started_enough, &u, wait_patience_ms()));
+    assert_true(wait_until(started_enough, &u, timeout_ms));
     assert_int_not_equal(atomic_load(&log->shared->state), DRIVER_FAILED);
+}
+
+static inline void await_starts(struct truth *log, uint64_t more)
+{
+    await_starts_within(log, more, wait_patience_ms());
 }
 
 static inline void await_state(const struct truth *child, uint64_t state, uint32_t timeout_ms)

@@ -34,6 +34,8 @@ static int tear_down(void **state)
     truth_close(&logs[1]);
     truth_content_clear(&trial.stream);
     truth_content_clear(&trial.letters);
+    for (size_t i = 0; i < TRUTH_SERVERS; i++)
+        truth_content_clear(&trial.servers[i]);
     return 0;
 }
 
@@ -394,6 +396,78 @@ static void test_judge_finds_a_stored_one_missing(void **state)
     expect("was stored and is not in the stream");
 }
 
+static void test_judge_finds_a_receipt_of_elsewhere(void **state)
+{
+    (void)state;
+    published(1, 1);
+    write_entry(1, TRUTH_STORED, 1, 2);
+    expect("was stored at 2 and is in the stream at 1");
+}
+
+static void server_holds(size_t server, uint64_t sequence, uint32_t version)
+{
+    truth_content_add(&trial.servers[server],
+                      &(struct truth_stored){.sequence = sequence, .aggregate = 1, .version = version});
+    trial.server_count = TRUTH_SERVERS;
+}
+
+/* v1 was stored at 1. The servers do not agree: the stream's leader has v2 there, which nobody answered for. */
+static void one_lost_by_the_servers(void)
+{
+    published(1, 0);
+    write_entry(1, TRUTH_STORED, 1, 1);
+    published(2, 1);
+    write_entry(1, TRUTH_UNKNOWN, 2, 0);
+    server_holds(0, 1, 2);
+    server_holds(1, 1, 1);
+    server_holds(2, 1, 1);
+    write_entry(1, TRUTH_MEMBER, 0, 0);
+}
+
+static void test_judge_counts_what_servers_lost(void **state)
+{
+    struct truth_account account;
+
+    (void)state;
+    one_lost_by_the_servers();
+    ran(1, 1, 1, EVBUS_ACK); /* the consumer's leader has it */
+    assert_true(truth_judge(&trial, &account));
+    assert_int_equal(account.lost, 1);
+    assert_int_equal(account.disputed, 1);
+}
+
+static void test_judge_finds_a_loss_that_servers_do_not_explain(void **state)
+{
+    (void)state;
+    one_lost_by_the_servers();
+    published(3, 0);
+    write_entry(1, TRUTH_STORED, 3, 1); /* no server has it there */
+    expect("v3 was stored and is not in the stream");
+}
+
+static void test_judge_finds_a_loss_where_a_server_only_lags(void **state)
+{
+    (void)state;
+    published(1, 0);
+    write_entry(1, TRUTH_STORED, 1, 1);
+    server_holds(1, 1, 1);
+    expect("v1 was stored and is not in the stream");
+}
+
+static void test_judge_finds_what_is_not_disputed(void **state)
+{
+    (void)state;
+    one_lost_by_the_servers();
+    published(3, 2);
+    published(4, 3);
+    for (size_t i = 0; i < TRUTH_SERVERS; i++) {
+        server_holds(i, 2, 3);
+        server_holds(i, 3, 4);
+    }
+    ran(1, 4, 3, EVBUS_ACK);
+    expect("v4 starts before v3 is finished");
+}
+
 static void test_judge_finds_a_lost_outcome(void **state)
 {
     (void)state;
@@ -480,6 +554,11 @@ int main(void)
         JUDGE(test_judge_finds_a_refused_one_stored),
         JUDGE(test_judge_finds_a_zombie),
         JUDGE(test_judge_finds_a_stored_one_missing),
+        JUDGE(test_judge_finds_a_receipt_of_elsewhere),
+        JUDGE(test_judge_counts_what_servers_lost),
+        JUDGE(test_judge_finds_a_loss_that_servers_do_not_explain),
+        JUDGE(test_judge_finds_a_loss_where_a_server_only_lags),
+        JUDGE(test_judge_finds_what_is_not_disputed),
         JUDGE(test_judge_finds_a_lost_outcome),
         JUDGE(test_judge_finds_the_same_stored_twice),
         JUDGE(test_judge_finds_calls_stored_out_of_order),

@@ -90,6 +90,92 @@ static bool another_leads(void *arg)
     return other;
 }
 
+/* ---- What each server holds -------------------------------------------------------------------------------------- */
+
+/* A consumer with one replica reads the store of the server that it was placed on. */
+struct reading {
+    natsSubscription *sub;
+    jsConsumerInfo *consumer;
+    struct truth_content *servers; /* by node */
+    bool read[NATS_NODES];
+    uint64_t last;
+};
+
+/* "$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<...>" */
+static uint64_t sequence_of(const natsMsg *msg)
+{
+    const char *at = natsMsg_GetReply(msg);
+
+    for (int dots = 0; at && dots < 5; dots++) {
+        at = strchr(at, '.');
+        at = at ? at + 1 : NULL;
+    }
+    return at ? strtoull(at, NULL, 10) : 0;
+}
+
+static bool add_reader(void *arg)
+{
+    struct reading *r = arg;
+    jsConsumerConfig cfg;
+
+    (void)jsConsumerConfig_Init(&cfg);
+    cfg.DeliverSubject = natsSubscription_GetSubject(r->sub);
+    cfg.AckPolicy = js_AckNone;
+    cfg.InactiveThreshold = INT64_C(60000000000);
+    return js_AddConsumer(&r->consumer, witness.js, witness.stream, &cfg, NULL, NULL) == NATS_OK;
+}
+
+static void read_all(struct reading *r, struct truth_content *content)
+{
+    struct truth_stored s = {0};
+    natsMsg *msg = NULL;
+
+    while (s.sequence < r->last && natsSubscription_NextMsg(&msg, r->sub, (int64_t)wait_patience_ms()) == NATS_OK) {
+        s.sequence = sequence_of(msg);
+        read_envelope(msg, &s);
+        truth_content_add(content, &s);
+        natsMsg_Destroy(msg);
+    }
+    assert_int_equal(s.sequence, r->last);
+}
+
+/* It is placed on one of them at random. */
+static bool read_another(void *arg)
+{
+    struct reading *r = arg;
+    char inbox[64];
+    int node;
+
+    (void)snprintf(inbox, sizeof inbox, "truth.reader.%d", rand());
+    assert_int_equal(natsConnection_SubscribeSync(&r->sub, witness.nc, inbox), NATS_OK);
+    assert_int_equal(natsSubscription_SetPendingLimits(r->sub, -1, -1), NATS_OK);
+    assert_true(wait_until(add_reader, r, wait_patience_ms()));
+    assert_non_null(r->consumer->Cluster);
+    struct nats_server *server = nats_cluster_node(&cluster, r->consumer->Cluster->Leader);
+    assert_non_null(server);
+    node = (int)(server - cluster.node);
+    if (!r->read[node])
+        read_all(r, &r->servers[node]);
+    r->read[node] = true;
+    (void)js_DeleteConsumer(witness.js, witness.stream, r->consumer->Name, NULL, NULL);
+    jsConsumerInfo_Destroy(r->consumer);
+    natsSubscription_Destroy(r->sub);
+    return r->read[0] && r->read[1] && r->read[2];
+}
+
+static void read_servers(struct truth_case *c)
+{
+    struct asked a = {.w = &witness, .stream = witness.stream};
+    struct reading r = {.servers = c->servers};
+
+    assert_true(wait_until(stream_answers, &a, wait_patience_ms()));
+    assert_non_null(a.info);
+    r.last = a.info->State.LastSeq;
+    jsStreamInfo_Destroy(a.info);
+    assert_true(wait_until(read_another, &r, 3 * wait_patience_ms()));
+    c->server_count = NATS_NODES;
+}
+
 /* ---- Cases ------------------------------------------------------------------------------------------------------- */
 
 static void begin(uint64_t seed)
@@ -101,6 +187,7 @@ static void begin(uint64_t seed)
     o.replicas = NATS_NODES;
     o.ack_wait_ms = 2000;
     o.publish_timeout_ms = 10000;
+    o.receipts = true;
     witness_come(&witness, url, o.topic);
     assert_true(wait_until(three_replicas_work, NULL, 3 * wait_patience_ms()));
     assert_true(driver_start(&driver, &o, &truth));
@@ -122,10 +209,14 @@ static void finish(uint64_t seed, const char *name)
     (void)the_leader(leader);
     const evbus_statistics s = driver_stats(&driver);
     driver_end(&driver);
+    read_servers(&c);
     const struct truth_account a = witness_judge(&witness, &c);
+    for (int i = 0; i < NATS_NODES; i++)
+        truth_content_clear(&c.servers[i]);
     print_message("%s: %" PRIu64 " starts, redelivered %" PRIu64 ", sessions %" PRIu64 ", unknown %" PRIu64 " (%" PRIu64
-                  " stored), refused %" PRIu64 "\n",
-                  name, a.starts, s.redelivered, s.connects, a.unknown, a.unknown_stored, a.refused);
+                  " stored), refused %" PRIu64 ", lost by the servers %" PRIu64 " at %" PRIu64 " disputed sequences\n",
+                  name, a.starts, s.redelivered, s.connects, a.unknown, a.unknown_stored, a.refused, a.lost,
+                  a.disputed);
     assert_true(s.redelivered + a.unknown + s.publishes_resent > 0);
 }
 
@@ -146,7 +237,8 @@ static void leader_falls(uint64_t seed, const char *name, bool dies, uint32_t po
 
     begin(seed);
     for (uint32_t i = 0; i < points; i++) {
-        await_starts(&truth, 50 + driver_random(&rng) % 500);
+        /* Servers that come back elect leaders of stream and consumer first, several times. */
+        await_starts_within(&truth, 50 + driver_random(&rng) % 500, 6 * wait_patience_ms());
         struct nats_server *node = the_leader(leader);
         assert_true(wait_until(has_in_flight, NULL, 3 * wait_patience_ms()));
         if (dies)
