@@ -202,7 +202,9 @@ typedef enum evbus_event_kind {
     EVBUS_EVENT_STALLED = 14,            /* a subscription stopped pulling: too much waits behind a failing aggregate */
     EVBUS_EVENT_RESUMED = 15,
     EVBUS_EVENT_HANDLER_OVERDUE = 16,
-    EVBUS_EVENT_CONSUMER_LOST = 17,  /* the durable is gone or was changed; it is bound again */
+    EVBUS_EVENT_CONSUMER_LOST =
+        17, /* the durable is gone or was changed; it is bound again. count > 0: that fails (attempts
+                                        so far), told once for each cause, and RESUMED when it is over */
     EVBUS_EVENT_FOREIGN_MEMBER = 18, /* another process takes from an EXCLUSIVE group */
     EVBUS_EVENT_OVERTAKEN = 19,      /* the stream dropped messages before they were handled */
     EVBUS_EVENT_NEAR_LIMIT = 20,     /* a stream is above 80 % of a limit */

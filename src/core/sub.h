@@ -88,6 +88,8 @@ struct evbus_sub {
     struct ev_chore rebind;
     void *fresh; /* a new binding on its way to the loop */
     struct ev_command adopt;
+    uint32_t rebind_tries,
+        rebind_told;        /* [keeper] since it was lost: attempts; which statuses were reported, a bit each */
     bool unsubscribed;      /* guarded by bus->mutex: the handle is spent */
     bool nobody_waits;      /* unsubscribed inside its own handler; written before `halt` is posted */
     struct evbus_sub *next; /* bus->subs; guarded by bus->mutex */

@@ -501,21 +501,43 @@ static void adopt_on_loop(evbus *bus, struct ev_command *command)
     ev_dispatch_rebound(bus, sub);
 }
 
+/* Told once for each cause, however often it is tried. While there is no link, that is told and nothing else. */
+static void tell_rebind(evbus *bus, struct evbus_sub *sub, evbus_status st, bool link)
+{
+    char text[EV_DETAIL_MAX + 64];
+
+    if (st == EVBUS_OK) {
+        (void)snprintf(text, sizeof text, "its consumer is bound again after %u attempts", sub->rebind_tries);
+        if (sub->rebind_told)
+            ev_event(bus, EVBUS_EVENT_RESUMED, EVBUS_OK, 0, sub->topic->name, sub->group, NULL, text);
+        sub->rebind_tries = sub->rebind_told = 0;
+        return;
+    }
+    if (!link || st == EVBUS_DISCONNECTED || (sub->rebind_told & UINT32_C(1) << st))
+        return;
+    sub->rebind_told |= UINT32_C(1) << st;
+    (void)snprintf(text, sizeof text, "its consumer cannot be bound again, which is tried each second: %s",
+                   ev_detail());
+    ev_event(bus, EVBUS_EVENT_CONSUMER_LOST, st, sub->rebind_tries, sub->topic->name, sub->group, NULL, text);
+}
+
 static void rebind_chore(evbus *bus, struct ev_chore *chore)
 {
     struct evbus_sub *sub = (struct evbus_sub *)((char *)chore - offsetof(struct evbus_sub, rebind));
+    const bool link = ev_link_is_up(bus);
     const evbus_status st = bind(sub, ev_now(bus) + 2 * EV_SEC, &sub->fresh);
 
+    sub->rebind_tries++;
     pthread_mutex_lock(&bus->mutex);
     const bool unwanted = sub->unsubscribed;
     pthread_mutex_unlock(&bus->mutex);
+    if (!unwanted)
+        tell_rebind(bus, sub, st, link && ev_link_is_up(bus));
     if (st == EVBUS_OK || unwanted) {
         sub->adopt.run = adopt_on_loop;
         ev_loop_post(bus, &sub->adopt);
         return;
     }
-    ev_log_some(bus, EVBUS_LOG_ERROR, "consumer", "topic '%s' group %s cannot be bound again: %s", sub->topic->name,
-                sub->group, ev_detail());
     if (ev_load_seqcst(&bus->phase) == EV_RUNNING)
         ev_keeper_post(bus, chore, ev_now(bus) + REBIND_EVERY);
 }

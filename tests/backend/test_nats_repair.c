@@ -98,6 +98,66 @@ static void test_repair_a_stream_of_others_is_left_to_them(void **state)
     suite_close(&c->s, bus);
 }
 
+/* What is logged of a consumer that is lost. */
+struct said {
+    _Atomic(uint32_t) lost, again;
+};
+
+static void count_lines(evbus_log_level level, const char *subject, const char *text, void *ctx)
+{
+    struct said *said = ctx;
+
+    (void)level;
+    if (strcmp(subject, "consumer lost") == 0 || strstr(text, "cannot be bound"))
+        atomic_fetch_add(&said->lost, 1);
+    if (strstr(text, "is bound again"))
+        atomic_fetch_add(&said->again, 1);
+}
+
+/* A stream that stays away, and the server with it for a while: tried each second, said once, and when it is over. */
+static void test_repair_says_once_what_stays_lost(void **state)
+{
+    struct nats_case *c = *state;
+    struct said said = {0};
+
+    case_start(c, CASE_JETSTREAM, "");
+    operator_makes_plain(c, "THEIRS", TOPIC);
+    evbus *bus =
+        suite_open(&c->s, EVBUS_OPTS(evbus_opts, .log = count_lines, .log_ctx = &said, .lookup_retry_ms = 100));
+    (void)suite_sub(bus, TOPIC, &c->tally, NULL);
+    suite_publish(bus, TOPIC, "a", 1);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 1));
+    operator_deletes(c, "THEIRS");
+    const struct suite_event lost = suite_event(&c->s, EVBUS_EVENT_CONSUMER_LOST, 0);
+    const struct suite_event fails = suite_event(&c->s, EVBUS_EVENT_CONSUMER_LOST, 1);
+    assert_int_equal(lost.count, 0);
+    assert_true(fails.count > 0);
+    assert_int_equal(fails.status, EVBUS_NOT_FOUND);
+    assert_string_equal(fails.topic, TOPIC);
+    assert_non_null(strstr(fails.text, "THEIRS"));
+    case_operator_leaves(c);
+    nats_server_kill(&c->server);
+    (void)suite_event(&c->s, EVBUS_EVENT_DISCONNECTED, 0);
+    int64_t until = wait_now_ms() + 3500; /* three attempts, and three more when the server is back */
+    (void)wait_until(waited, &until, 5000);
+    assert_true(nats_server_restart(&c->server));
+    (void)suite_event(&c->s, EVBUS_EVENT_CONNECTED, 1);
+    until = wait_now_ms() + 3500;
+    (void)wait_until(waited, &until, 5000);
+    assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_CONSUMER_LOST), 2);
+    assert_int_equal(atomic_load(&said.lost), 2);
+    case_operator_comes(c, "");
+    operator_makes_plain(c, "THEIRS", TOPIC);
+    const struct suite_event over = suite_event(&c->s, EVBUS_EVENT_RESUMED, 0);
+    assert_string_equal(over.topic, TOPIC);
+    assert_string_equal(over.group, "suite");
+    suite_publish(bus, TOPIC, "a", 2);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 2));
+    assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_RESUMED), 1);
+    assert_int_equal(atomic_load(&said.again), 1);
+    suite_close(&c->s, bus);
+}
+
 static bool is_active(void *arg)
 {
     return evbus_sub_active(arg);
@@ -262,8 +322,8 @@ int main(int argc, char **argv)
     struct CMUnitTest tests[] = {
         CASE(test_repair_a_stream_of_ours_that_is_deleted), CASE(test_repair_a_stream_of_others_is_left_to_them),
         CASE(test_repair_ends_while_the_stream_is_gone),    CASE(test_repair_a_purged_stream),
-        CASE(test_repair_a_durable_that_is_deleted),        CASE(test_repair_a_durable_that_becomes_another),
-        CASE(test_repair_a_durable_with_other_settings),
+        CASE(test_repair_says_once_what_stays_lost),        CASE(test_repair_a_durable_that_is_deleted),
+        CASE(test_repair_a_durable_that_becomes_another),   CASE(test_repair_a_durable_with_other_settings),
     };
 
     return case_run("test_nats_repair (lost streams and durables)", tests, sizeof tests / sizeof tests[0], argc, argv);
