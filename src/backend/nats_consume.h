@@ -132,6 +132,7 @@ struct ev_nats_binding {
     uint64_t consumer_seq;     /* of the last delivery */
     int64_t asked;             /* when the last pull went out */
     int64_t heard;             /* when anything last came for it */
+    int64_t unended;           /* when a pull was given up whose end nobody told: silence goes on; 0: never */
     int64_t silent_since;      /* while `silent` */
     int64_t heartbeat;         /* what was asked for last */
     int64_t backoff, retry_at; /* no pull before */

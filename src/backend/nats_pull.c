@@ -31,6 +31,7 @@ void ev_nats_pull_reset(struct ev_nats_binding *b)
 {
     b->out_msgs = 0;
     b->pull_count = 0;
+    b->unended = 0;
 }
 
 static void take_credit(struct ev_nats_binding *b, uint32_t msgs)
@@ -78,11 +79,13 @@ static void forget_expired(struct ev_nats_binding *b, int64_t now)
     for (uint32_t i = 0; i < b->pull_count; i++)
         msgs += b->pulls[i].batch;
     take_credit(b, b->out_msgs > msgs ? b->out_msgs - (uint32_t)msgs : 0);
+    b->unended = now;
 }
 
 static void alive(struct ev_nats *st, struct ev_nats_binding *b)
 {
     b->heard = st->now;
+    b->unended = 0;
     b->backoff = 0;
     if (b->silent) {
         char text[3 * EV_NAME_MAX];
@@ -204,7 +207,7 @@ static bool send_pull(struct ev_nats *st, struct ev_nats_binding *b, const struc
     const size_t len = ev_nats_pull_request(body, ask->batch, ask->max_bytes, expires, b->heartbeat);
     if (!ev_nats_publish(st, subject, reply, body, len))
         return false;
-    if (b->out_msgs == 0)
+    if (b->out_msgs == 0 && (b->unended == 0 || st->now - b->unended > GRACE))
         b->heard = st->now; /* silence counts from the first pull */
     remember_pull(b, &pull);
     b->asked = st->now;

@@ -186,6 +186,26 @@ static void test_nats_consume_asks_after_silence(void **state)
     end_world(w);
 }
 
+/* A pull that ends without a word counts as silence, however soon it ends: one after the other would put off for ever what
+ * two missed heartbeats are to show. */
+static void test_nats_consume_notices_silence_across_pulls(void **state)
+{
+    struct world *w = begin_open();
+    const struct ev_consumer_cfg cfg = consumer("S", "g", "a.b");
+
+    (void)state;
+    ev_nats_consume_tune(nats(w), 8200 * EV_MS, 5 * EV_SEC); /* given up before 2.5 heartbeats are missed */
+    make_stream(w, "S", "a.>");
+    prepare(w, &w->sub, ACK_NOW, 100, 16 << 20);
+    assert_int_equal(ev_nats_bind(nats(w), (struct evbus_sub *)(void *)&w->sub, &cfg, &w->sub.binding, soon()),
+                     EVBUS_OK);
+    assert_int_equal(js_DeleteConsumer(w->js, "S", cfg.name, NULL, NULL), NATS_OK);
+    mini_attach(&w->sub);
+    await(w, got_lost, &w->sub, 1);
+    assert_int_equal(w->sub.lost_cause, EVBUS_NOT_FOUND);
+    end_world(w);
+}
+
 /* A server that stands still for a while without losing the link: logged once, pulled again, nothing lost. */
 static void test_nats_consume_pulls_again_after_missed_heartbeats(void **state)
 {
@@ -630,6 +650,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_nats_consume_reports_a_deleted_consumer),
         cmocka_unit_test(test_nats_consume_survives_a_killed_server),
         cmocka_unit_test(test_nats_consume_asks_after_silence),
+        cmocka_unit_test(test_nats_consume_notices_silence_across_pulls),
         cmocka_unit_test(test_nats_consume_pulls_again_after_missed_heartbeats),
         cmocka_unit_test(test_nats_consume_arms_its_pull_anew),
         cmocka_unit_test(test_nats_consume_follows_the_leader),
