@@ -17,6 +17,7 @@
 
 #define LINKS 64
 #define CHUNK 16384
+#define LINE 1024
 #define NEVER UINT64_MAX
 
 /* One direction: what was read and not written yet. At most one chunk, so a stalled reader pushes back. */
@@ -27,12 +28,16 @@ struct way {
     uint64_t left; /* bytes until `act`; NEVER: no act */
     enum proxy_act act;
     bool stalled, dropping;
+    char line[LINE + 1]; /* as NATS: of a message or command whose first line is not complete */
+    size_t line_len;
+    uint64_t body; /* bytes of a message that follow its first line */
+    bool muted;    /* they are swallowed */
 };
 
 struct link {
     int fd[2]; /* [PROXY_TO_SERVER] is where the client's bytes go: the server's socket; the other the client's */
     struct way way[2];
-    bool open;
+    bool open, nats;
 };
 
 struct proxy {
@@ -46,8 +51,10 @@ struct proxy {
     enum proxy_act act[2], each_act[2];
     uint32_t delay_ms;
     int narrow;
+    bool nats;
+    const char *mute[2];
     struct link links[LINKS];
-    _Atomic(uint64_t) connections, acts, bytes[2];
+    _Atomic(uint64_t) connections, acts, muted, bytes[2];
 };
 
 static int64_t now_ms(void)
@@ -104,6 +111,7 @@ static void take_client(struct proxy *p)
         l->way[w].act = p->each_act[w];
     }
     l->open = true;
+    l->nats = p->nats;
     atomic_fetch_add(&p->connections, 1);
 }
 
@@ -128,10 +136,52 @@ static void act(struct proxy *p, struct link *l, struct way *w)
     w->dropping = w->act == PROXY_DROP;
 }
 
+/* How many bytes follow a first line; 0: it is a command of one line. */
+static uint64_t body_of(const char *line)
+{
+    const char *last = strrchr(line, ' ');
+
+    if (!last || (strncmp(line, "PUB ", 4) != 0 && strncmp(line, "HPUB ", 5) != 0 && strncmp(line, "MSG ", 4) != 0 &&
+                  strncmp(line, "HMSG ", 5) != 0))
+        return 0;
+    return strtoull(last + 1, NULL, 10) + 2;
+}
+
+/* What passes of `in`, to w->data. A first line is held back until it is complete. */
+static size_t read_nats(struct proxy *p, int way, struct way *w, const char *in, size_t n)
+{
+    size_t out = 0;
+
+    for (size_t i = 0; i < n;) {
+        if (w->body > 0) {
+            const size_t part = n - i < w->body ? n - i : (size_t)w->body;
+            if (!w->muted)
+                memcpy(w->data + out, in + i, part);
+            out += w->muted ? 0 : part;
+            w->body -= part;
+            i += part;
+            continue;
+        }
+        w->line[w->line_len++] = in[i++];
+        if (w->line[w->line_len - 1] != '\n' && w->line_len < LINE)
+            continue;
+        w->line[w->line_len] = 0;
+        w->body = body_of(w->line);
+        w->muted = w->body > 0 && p->mute[way] && strstr(w->line, p->mute[way]);
+        if (!w->muted)
+            memcpy(w->data + out, w->line, w->line_len);
+        out += w->muted ? 0 : w->line_len;
+        atomic_fetch_add(&p->muted, w->muted);
+        w->line_len = 0;
+    }
+    return out;
+}
+
 static void pull(struct proxy *p, struct link *l, int way)
 {
     struct way *w = &l->way[way];
-    size_t room = CHUNK;
+    char in[CHUNK];
+    size_t room = l->nats ? CHUNK - LINE : CHUNK;
 
     if (w->left < room)
         room = (size_t)w->left;
@@ -139,13 +189,15 @@ static void pull(struct proxy *p, struct link *l, int way)
         act(p, l, w);
         return;
     }
-    const ssize_t n = recv(source(l, way), w->data, room, MSG_DONTWAIT);
+    const ssize_t n = recv(source(l, way), l->nats ? in : w->data, room, MSG_DONTWAIT);
     if (n <= 0) {
         if (n == 0 || (errno != EAGAIN && errno != EINTR))
             drop(l, false);
         return;
     }
-    w->len = w->dropping ? 0 : (size_t)n;
+    w->len = l->nats ? read_nats(p, way, w, in, (size_t)n) : (size_t)n;
+    if (w->dropping)
+        w->len = 0;
     w->due = p->delay_ms ? now_ms() + p->delay_ms : 0;
 }
 
@@ -384,6 +436,25 @@ void proxy_narrow(struct proxy *p, int bytes)
     if (bytes)
         (void)setsockopt(p->listener, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
     pthread_mutex_unlock(&p->mutex);
+}
+
+void proxy_read_nats(struct proxy *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->nats = true;
+    pthread_mutex_unlock(&p->mutex);
+}
+
+void proxy_mute(struct proxy *p, enum proxy_way way, const char *text)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->mute[way] = text;
+    pthread_mutex_unlock(&p->mutex);
+}
+
+uint64_t proxy_muted(const struct proxy *p)
+{
+    return atomic_load(&p->muted);
 }
 
 uint64_t proxy_waiting(struct proxy *p, enum proxy_way way)

@@ -29,6 +29,12 @@ void proxy_release(struct proxy *p);                    /* stalled directions go
 void proxy_resume(struct proxy *p, enum proxy_way way); /* one stalled direction goes on */
 void proxy_delay(struct proxy *p, uint32_t ms);         /* everything takes that long, both ways */
 
+/* Connections made from now on are read as NATS. Of those, messages in that direction whose first line (subjects, reply)
+ * contains `text` are swallowed, whole; all else passes, pings above all. NULL: no more. `text` outlives that. */
+void proxy_read_nats(struct proxy *p);
+void proxy_mute(struct proxy *p, enum proxy_way way, const char *text);
+uint64_t proxy_muted(const struct proxy *p); /* messages swallowed so far */
+
 uint64_t proxy_connections(const struct proxy *p); /* accepted so far */
 uint64_t proxy_bytes(const struct proxy *p, enum proxy_way way);
 uint64_t proxy_acts(const struct proxy *p); /* what proxy_after asked for and happened */
