@@ -146,7 +146,7 @@ static void test_nats_progress_goes_on_by_itself(void **state)
                                               EVBUS_OPTS(evbus_sub_opts, .progress_timeout_ms = 100, .inflight_max = 8),
                                               NULL),
                      EVBUS_OK);
-    assert_true(wait_until(was_repaired_often, w, wait_patience_ms()));
+    assert_true(wait_until(was_repaired_often, w, 3 * wait_patience_ms()));
     assert_true(wait_until(all_handled, w, wait_patience_ms()));
     assert_int_equal(atomic_load(&w->wrong), 0);
     assert_int_equal(evbus_stats(w->at.bus, &s), EVBUS_OK);
