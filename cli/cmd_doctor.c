@@ -24,7 +24,7 @@
 struct doctor_options {
     struct common c;
     bool strict, look_only;
-    uint32_t timeout_ms;
+    uint32_t timeout_ms, stay_ms;
 };
 
 #define ARG(kind, name, value, field, min, max, help)                                                                  \
@@ -35,6 +35,7 @@ struct doctor_options {
 static const struct arg args[] = {
     ARG(ARG_FLAG, "--look-only", NULL, look_only, 0, 0, "write nothing: no stream, publish, delivery, ack, clock"),
     ARG(ARG_FLAG, "--strict", NULL, strict, 0, 0, "status 1 for warnings too"),
+    ARG(ARG_SECONDS, "--stay", "S", stay_ms, 1, 86400000, "then keep the connection for so long: does it hold?"),
     ARG(ARG_SECONDS, "--timeout", "S", timeout_ms, 100, 600000, "for each step; default: 5"),
 };
 
@@ -52,7 +53,9 @@ const struct command command_doctor = {
             "deliver    it comes back     ack   $JS.ACK.> may be published: the broker counts it as settled\n"
             "clock      the broker's and ours differ by less than a second\n"
             "consumers  none stands still: has messages for a minute and nobody who pulls\n"
-            "letters    no dead letters wait in dlq.>\n",
+            "letters    no dead letters wait in dlq.>\n"
+            "session    the doctor's own connection held, and no server that it tried failed. How often a service\n"
+            "           had to connect again it knows itself: evbus_connection_read\n",
     .args = args,
     .args_count = ARG_COUNT(args),
     .options_size = sizeof(struct doctor_options),
@@ -67,6 +70,7 @@ struct visit {
     evbus *bus;
     uint32_t warned, failed;
     uint32_t timeout_ms;
+    int64_t opened_ns;
     char event_id[40];
     int64_t sent_ns; /* Unix time */
     pthread_mutex_t mutex;
@@ -326,6 +330,45 @@ static void check_letters(struct visit *v)
         tell(v, "letters", OK, "none");
 }
 
+/* ---- The doctor's own connection --------------------------------------------------------------------------------- */
+
+static void read_session(const struct visit *v, evbus_connection *ret)
+{
+    evbus_connection_init(ret);
+    if (evbus_connection_read(v->bus, ret) != EVBUS_OK)
+        evbus_connection_init(ret); /* it is our own and open: it can be read */
+}
+
+static bool is_back(struct visit *v)
+{
+    evbus_connection c;
+
+    read_session(v, &c);
+    return c.state == EVBUS_CONNECTION_UP;
+}
+
+static void check_session(struct visit *v)
+{
+    const int64_t until = now_ns() + (int64_t)v->o->stay_ms * 1000000;
+    evbus_connection c;
+
+    (void)fflush(stdout);
+    do
+        read_session(v, &c);
+    while (c.disconnects == 0 && now_ns() < until && !stop_wait(20));
+    const double seconds = (double)(now_ns() - v->opened_ns) / 1e9;
+    if (c.disconnects > 0) {
+        const bool back = within_time(v, is_back);
+        tell(v, "session", back ? WARN : FAIL, "it broke after %.1f s and is %s: %s", seconds,
+             back ? "up again" : "not back", c.last_error);
+    } else if (c.connect_failures > 0) {
+        tell(v, "session", WARN, "it held for %.1f s, but %" PRIu64 " attempt%s at a server failed: %s", seconds,
+             c.connect_failures, c.connect_failures == 1 ? "" : "s", c.last_error);
+    } else {
+        tell(v, "session", OK, "it held for %.1f s", seconds);
+    }
+}
+
 static int examine(struct visit *v, double ms)
 {
     tell(v, "connect", OK, "after %.1f ms", ms);
@@ -338,6 +381,7 @@ static int examine(struct visit *v, double ms)
         tell(v, "consumers", SKIP, "no account");
         tell(v, "letters", SKIP, "no account");
     }
+    check_session(v);
     if (stop_signal())
         return CLI_SIGNAL + stop_signal();
     return v->failed || (v->o->strict && v->warned) ? CLI_FAILED : CLI_OK;
@@ -364,6 +408,7 @@ static int run_doctor(const struct common *options, const struct arg_list *opera
         tell(&v, "connect", FAIL, "%s", evbus_error_detail());
         return result;
     }
+    v.opened_ns = now_ns();
     result = examine(&v, (double)(now_ns() - began) / 1e6);
     evbus_close(v.bus);
     return result;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# evbus doctor: a healthy stock server; one without JetStream; accounts that may not do one thing; what stands still.
+# evbus doctor: a healthy stock server; one without JetStream; accounts that may not do one thing; what stands still; a
+# connection that breaks.
 source "$(dirname "$0")/lib.sh"
 
 expect 2 "$evbus" doctor now
@@ -9,13 +10,13 @@ out_has '^fail connect '
 
 start_server
 expect 0 "$evbus" doctor --strict
-for check in connect jetstream limits publish deliver ack clock consumers letters; do
+for check in connect jetstream limits publish deliver ack clock consumers letters session; do
     out_has "^ok   $check "
 done
-out_lines 9
+out_lines 10
 expect 0 "$evbus" doctor --json
 json_lines "$work/out"
-out_lines 9
+out_lines 10
 out_has '^\{"check":"publish","result":"ok","text":"stored in EVBUS_DOCTOR '
 until_true consumers_are 0
 
@@ -31,6 +32,22 @@ out_has '^warn letters +1 dead letters wait: see evbus dlq ls$'
 expect 1 "$evbus" doctor --strict --look-only
 out_has '^skip publish +--look-only$'
 out_has '^ok   consumers +1 durable, '
+
+# Of two servers the first is not there: that is told, though the other one answers.
+expect 0 "$evbus" doctor --look-only --url "nats://127.0.0.1:1,${URL#nats://}"
+out_has '^warn session +it held for [0-9.]+ s, but [0-9]+ attempts? at a server failed: .*127.0.0.1:1'
+
+# The connection breaks while the doctor stays, and the server does not come back.
+start_server
+server=$started
+start doctor "$evbus" doctor --stay 60 --timeout 1
+doctor=$started
+stays() { grep -q '^ok   letters ' "$work/doctor.out"; }
+until_true stays
+kill -s KILL "$server"
+ended 1 "$doctor"
+cp "$work/doctor.out" "$work/out"
+out_has '^fail session +it broke after [0-9.]+ s and is not back: .*127.0.0.1'
 
 # Without JetStream.
 start_server 'max_payload: 65536'
