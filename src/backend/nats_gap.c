@@ -319,14 +319,19 @@ static void probe(struct ev_nats *st, struct ev_nats_binding *b, enum ev_nats_ga
     expect(st, b, step, ANSWER);
 }
 
-/* A process that just ended, or a connection of ours that the server does not know to be dead: its pulls end. */
+/* Until when open pulls may be nobody's: ours, of a link that the server believes to stand (or one of its cluster, which
+ * stands still), or the member's before us, which end with its right. New messages are lost in those as well. */
+static int64_t orphans_until(const struct ev_nats_binding *b)
+{
+    return b->pulled_until > b->patience ? b->pulled_until : b->patience;
+}
+
+/* Or those of a process that just ended. */
 static int64_t others_until(const struct ev_nats_binding *b)
 {
-    const int64_t begun = b->gap.begun, most = begun + b->ack_wait_ns; /* then what was lost comes by itself */
-    const int64_t own = b->pulled_until < most ? b->pulled_until : most;
+    const int64_t time = b->gap.begun + OTHERS_TIME;
 
-    const int64_t time = own > begun + OTHERS_TIME ? own : begun + OTHERS_TIME;
-    return time > b->patience ? time : b->patience; /* those of the member before us end with its right */
+    return orphans_until(b) > time ? orphans_until(b) : time;
 }
 
 static void judge(struct ev_nats *st, struct ev_nats_binding *b)
@@ -336,7 +341,7 @@ static void judge(struct ev_nats *st, struct ev_nats_binding *b)
     g->tries = 0;
     g->pause = 0;
     g->alone = g->waiting == 0;
-    if (g->pending == 0 && (g->waiting == 0 || st->now >= b->patience)) {
+    if (g->pending == 0 && (g->waiting == 0 || st->now >= orphans_until(b))) {
         close_gap(st, b, true);
     } else if ((b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) || (g->suspected && !g->clustered)) {
         leave_to_others(st, b);

@@ -419,7 +419,7 @@ static void test_gap_is_off_for_shared_subscriptions(void **state)
 #define FOREIGN 150
 
 /* A member without a lease, of an older version or another client: pulls, and holds what it gets. */
-static natsSubscription *pull_some(struct nats_case *c, int batch)
+static natsSubscription *pull_for(struct nats_case *c, int batch, int seconds)
 {
     char stream[EV_NAME_MAX], durable[EV_NAME_MAX], subject[3 * EV_NAME_MAX], body[64];
     natsSubscription *sub = NULL;
@@ -428,12 +428,17 @@ static natsSubscription *pull_some(struct nats_case *c, int batch)
     ev_stream_name(stream, TOPIC);
     (void)ev_durable_name(durable, "suite", TOPIC);
     (void)snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable);
-    const int len = snprintf(body, sizeof body, "{\"batch\":%d,\"expires\":60000000000}", batch);
+    const int len = snprintf(body, sizeof body, "{\"batch\":%d,\"expires\":%d000000000}", batch, seconds);
     assert_int_equal(natsInbox_Create(&inbox), NATS_OK);
     assert_int_equal(natsConnection_SubscribeSync(&sub, c->nc, inbox), NATS_OK);
     assert_int_equal(natsConnection_PublishRequest(c->nc, subject, inbox, body, len), NATS_OK);
     natsInbox_Destroy(inbox);
     return sub;
+}
+
+static natsSubscription *pull_some(struct nats_case *c, int batch)
+{
+    return pull_for(c, batch, 60);
 }
 
 /* Gets them, and never answers. */
@@ -513,6 +518,33 @@ static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
     assert_in_range(counted(bus).told, 5 * 20, UINT64_MAX);
     assert_int_equal(ledger->skipped, 0);
     assert_int_equal(most_runs(ledger), 1);
+}
+
+/* A pull of our last link that the server believes to be heard: of one that died unseen, or through another server, that stands
+ * still (here: of a client that never looks). What it takes is lost, new messages too: we wait until it is over, longer
+ * than the ack wait, and it is no other member's. */
+static void test_gap_waits_for_its_own_pulls(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *publisher = publish_all(c, 1);
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .ack_wait_ms = 1000, .deliveries_max = EVBUS_FOREVER));
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    natsSubscription *lost = pull_for(c, 10000, 5);
+    await_pulls(c, 2);
+    proxy_cut(proxy);
+    must_reach(bus, connects, 2);
+    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 5);
+    await_count(&ledger->distinct, AGGREGATES * 5);
+    await_settled(c);
+    natsSubscription_Destroy(lost);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+    assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_FOREIGN_MEMBER), 0);
 }
 
 /* ---- Hand-overs -------------------------------------------------------------------------------------------------- */
@@ -648,6 +680,7 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_is_off_for_shared_subscriptions),
         GAP_CASE(test_gap_takes_nothing_from_an_active_member),
         GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
+        GAP_CASE(test_gap_waits_for_its_own_pulls),
         GAP_CASE(test_gap_hands_over_in_order),
         GAP_CASE(test_gap_succeeds_a_killed_process),
     };
