@@ -36,7 +36,7 @@ typedef struct evbus_statistics {
     uint64_t dead_lettered;
     uint64_t dead_letter_failures;
     uint64_t duplicates_held;    /* redelivered while still here: not run twice */
-    uint64_t duplicates_settled; /* redelivered after it was settled here: acked again, not run */
+    uint64_t duplicates_settled; /* delivered after it was settled: acked again if the broker takes it, not run */
     uint64_t plain_dropped;      /* plain messages delivered again, or left at shutdown: not run */
     uint64_t handed_back;
     uint64_t lease_extensions;

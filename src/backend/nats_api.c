@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/bytes.h"
 #include "core/names.h"
+#include "core/rfc3339.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -323,6 +324,8 @@ evbus_status ev_nats_parse_consumer(const char *json, size_t len, const char *wh
     ret->delivered_stream_seq = count_of(delivered, "stream_seq");
     ret->floor_seq = count_of(floor, "consumer_seq");
     ret->floor_stream_seq = count_of(floor, "stream_seq");
+    const char *acked = text_of(floor, "last_active");
+    (void)ev_rfc3339_get(acked, strlen(acked), &ret->floor_ns); /* else 0 */
     ret->ack_pending = count_of(root, "num_ack_pending");
     ret->clustered = json_is_object(json_object_get(root, "cluster"));
     ret->waiting = count_of(root, "num_waiting");

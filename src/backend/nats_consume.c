@@ -340,6 +340,7 @@ static void deliver(struct ev_nats *st, struct ev_nats_binding *b, natsMsg *msg,
         .stored_ns = ref->stored_ns,
         .pending = ref->pending,
         .token = t,
+        .settled = b->ack_all && ev_nats_frontier_is_settled(st, b, ref),
     };
 
     b->room.msgs -= b->room.msgs > 0; /* until the core says what it has room for now */

@@ -60,7 +60,8 @@ struct ev_nats_gap {
     int64_t begun;
     int64_t at;           /* when to act without an answer */
     int64_t pause;        /* the last one */
-    uint64_t first, last; /* stream sequences to look at */
+    uint64_t first, last; /* stream sequences to look at; below `first` all is settled */
+    int64_t floor_ns;     /* ... if it was stored by then; 0: not known */
     uint64_t top;         /* the highest that was delivered, as far as the server ever said */
     uint64_t delivered;   /* ... and what it says now: less, when it came back with an older state */
     uint64_t dseq;        /* a consumer sequence that the server takes for any of them */
@@ -205,6 +206,7 @@ struct ev_nats_consume {
 
     /* Statistics, for tests and the log */
     uint64_t tokens_live, delivered, strays, refused, odd, pulls_sent, returned, missed, cuts;
+    uint64_t below;                                             /* the ack floor, and delivered */
     uint64_t fenced;                                            /* came although it was another member's turn */
     uint64_t gaps, gaps_told, gaps_off, gaps_slow, gaps_listed; /* looked at; messages asked for again; ... */
     uint64_t gaps_gathered;
@@ -289,6 +291,10 @@ bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding 
 /* It did not come: is it in the stream at all? So it is listed; then: all of the list is here. */
 bool ev_nats_frontier_lists(const struct ev_nats_binding *b);
 bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_binding *b);
+/* How many of what is delivered and not settled must be here, at most. */
+uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have);
+/* It lies at or below the ack floor: nobody's any more, and the server takes no ack of it. */
+bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref);
 /* A delivery comes; one was not taken by the core. */
 void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq);
 void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);

@@ -4,6 +4,11 @@
  * pull is open; as many here are all of them. If not, they are asked for and come with the next pull, a short one; then it
  * is looked again. What does not come, again and again, may be gone from the stream: the server holds it as pending for
  * ever, and a list of what is there shows that nothing else is missing.
+ *
+ * Counting back. When a redelivery meets a pull that nobody listens on, nats-server 2.9 steps its position back by one, and
+ * delivers the last message once more, as a new one. If the ack of that message is worked off in between (an ack of a link
+ * that stalled and comes late), it lies below the ack floor then: the server takes no ack of it, counts it as pending and
+ * delivers it again after each ack wait, for as long as it runs. It was settled by a member that could: nobody runs it again.
  */
 #include "backend/nats_consume.h"
 
@@ -41,7 +46,7 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
     ev_log(st->log, EVBUS_LOG_WARN, "nats",
            "consumer '%s' of stream '%s': some of %" PRIu64
            " messages that were delivered and not settled are not in the "
-           "stream any more",
+           "stream any more, or below its ack floor",
            b->consumer, b->stream, g->pending);
     return true;
 }
@@ -66,6 +71,29 @@ void ev_nats_frontier_look_again(struct ev_nats_binding *b)
     b->gap.due = true;
     b->gap.tried = false;
     b->gap.rounds++;
+}
+
+/* Delivered, not settled, and missing if it is not here: what the server counts at or below its floor takes no ack, and
+ * what it counts above its position comes again. */
+uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have)
+{
+    const uint64_t position = have->delivered_stream_seq, floor = have->floor_stream_seq;
+    const uint64_t between = position > floor ? position - floor : 0;
+
+    return have->ack_pending < between ? have->ack_pending : between;
+}
+
+/* The time: a server that lost the end of its stream uses the sequences again, for messages that nobody has seen. */
+bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref)
+{
+    if (ref->stream_seq >= b->gap.first || ref->stored_ns > b->gap.floor_ns)
+        return false;
+    if (st->consume->below++ == 0)
+        ev_log(st->log, EVBUS_LOG_INFO, "nats",
+               "consumer '%s' of stream '%s': sequence %" PRIu64 " was delivered although all up to %" PRIu64
+               " is acknowledged: it is not run",
+               b->consumer, b->stream, ref->stream_seq, b->gap.first - 1);
+    return true;
 }
 
 void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq)

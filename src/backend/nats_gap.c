@@ -574,10 +574,11 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         ev_nats_pull_lost(st, b, status, ev_detail());
     if (status != EVBUS_OK)
         return false; /* no leader now: asked again when the time for the answer is over */
-    g->pending = have.ack_pending;
+    g->pending = b->ack_all ? ev_nats_frontier_pending(&have) : have.ack_pending;
     g->waiting = have.waiting;
     g->clustered = have.clustered || st->consume->as_clustered;
     g->first = have.floor_stream_seq + 1;
+    g->floor_ns = have.floor_ns;
     if (have.delivered_stream_seq > g->top || g->top - have.delivered_stream_seq > BACK_MAX)
         g->top = have.delivered_stream_seq;
     g->last = g->top + BEYOND;

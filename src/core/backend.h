@@ -74,6 +74,7 @@ struct ev_delivery {
     int64_t stored_ns;       /* Unix time at the broker; 0: none */
     uint64_t pending;        /* what the broker still has for this consumer */
     void *token;             /* the backend's handle */
+    bool settled;            /* the broker itself says so, and takes no word on it: not to be run */
 };
 
 enum ev_settle {

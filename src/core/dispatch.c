@@ -289,6 +289,11 @@ bool ev_dispatch_deliver(evbus *bus, const struct ev_delivery *d, int64_t now)
     if (d->delivery_count > 1)
         ev_count(&bus->n.redelivered, 1);
     ev_watch_seen(&sub->watched, d->stream_seq, in_a_row);
+    if (d->settled) {
+        ev_count(&bus->n.duplicates_settled, 1);
+        bus->ops->release(bus->state, d->token);
+        return true;
+    }
     if (!sub->envelope && d->delivery_count > 1) {
         ev_count(&bus->n.plain_dropped, 1);
         bus->ops->release(bus->state, d->token);

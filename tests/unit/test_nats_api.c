@@ -516,6 +516,26 @@ static void test_consumer_is_compared_field_by_field(void **state)
     }
 }
 
+/* The ack floor, and when the last ack came: Go leaves the time out until there is one. */
+static void test_consumer_floor_is_read(void **state)
+{
+    static const char text[] =
+        "{\"config\":{\"ack_policy\":\"all\"},\"delivered\":{\"consumer_seq\":9,\"stream_seq\":6},"
+        "\"ack_floor\":{\"consumer_seq\":8,\"stream_seq\":7%s},\"num_ack_pending\":1}";
+    static const char time[] = ",\"last_active\":\"1970-01-01T00:00:01.5Z\"";
+    struct ev_nats_consumer have;
+    char json[400];
+
+    (void)state;
+    int len = snprintf(json, sizeof json, text, time);
+    assert_int_equal(ev_nats_parse_consumer(json, (size_t)len, "c", &have), EVBUS_OK);
+    assert_int_equal(have.floor_stream_seq, 7);
+    assert_int_equal(have.floor_ns, 1500 * EV_MS);
+    len = snprintf(json, sizeof json, text, "");
+    assert_int_equal(ev_nats_parse_consumer(json, (size_t)len, "c", &have), EVBUS_OK);
+    assert_int_equal(have.floor_ns, 0);
+}
+
 /* An update changes our two fields and nothing else. */
 static void test_consumer_update_keeps_the_rest(void **state)
 {
@@ -638,6 +658,7 @@ int main(void)
         cmocka_unit_test(test_names_are_read_page_by_page),
         cmocka_unit_test(test_stream_request_says_everything),
         cmocka_unit_test(test_consumer_is_compared_field_by_field),
+        cmocka_unit_test(test_consumer_floor_is_read),
         cmocka_unit_test(test_consumer_update_keeps_the_rest),
         cmocka_unit_test(test_consumer_request_by_kind),
         cmocka_unit_test(test_requests_survive_want_of_memory),
