@@ -7,7 +7,8 @@
  *              they come before anything new.
  *   waited     They could not be told: they come in whatever order, after the ack wait.
  *
- * Bounds. Two seconds where they were told, twice the ack wait where not; a bit per sequence of the range.
+ * Bounds. Two seconds where they were told and nothing more is asked for, since there is no room; twice the ack wait where not;
+ * a bit per sequence of the range.
  */
 #include "backend/nats_consume.h"
 
@@ -125,12 +126,25 @@ static void give_up(struct ev_nats *st, struct ev_nats_binding *b)
     ev_nats_gather_end(st, b);
 }
 
+/* They were told of and asked for, and neither they nor a new one nor an idle heartbeat came: the consumer has no leader
+ * now, or the link stands still. They are as likely to come as before; and when silence was noticed the rule runs again. */
+static bool still_to_come(const struct ev_nats_binding *b)
+{
+    return b->gap.in_order && (b->out_msgs > 0 || b->gap.due || b->gap.step != EV_NATS_GAP_CLOSED);
+}
+
 void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b)
 {
-    if (b->gap.seen && st->now >= b->gap.gather_until)
+    struct ev_nats_gap *g = &b->gap;
+
+    if (!g->seen)
+        return;
+    if (st->now >= g->gather_until && still_to_come(b))
+        g->gather_until = st->now + TOLD_TIME;
+    if (st->now >= g->gather_until)
         give_up(st, b);
-    else if (b->gap.seen)
-        ev_nats_pull_schedule(st->consume, b, b->gap.gather_until);
+    else
+        ev_nats_pull_schedule(st->consume, b, g->gather_until);
 }
 
 void ev_nats_gap_idle(struct ev_nats *st, struct ev_nats_binding *b)

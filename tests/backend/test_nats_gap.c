@@ -520,6 +520,43 @@ static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
     assert_int_equal(most_runs(ledger), 1);
 }
 
+static bool is_told(void *bus)
+{
+    return counted(bus).told >= 20;
+}
+
+/* They were told of, and nothing comes at all for longer than that usually takes, as from a consumer that has no leader now:
+ * nothing later starts meanwhile. */
+static void test_gap_waits_while_nothing_comes(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    struct counted command = {.command.run = be_one_of_several};
+    ev_loop_post(bus, &command.command);
+    await_count(&command.done, 1);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    evbus *publisher = publish_all(c, 1);
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    proxy_delay(proxy, 150);
+    natsSubscription *foreign = pull_some(c, 20);
+    await_pulls(c, 2);
+    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 3);
+    lose_some(foreign, 20);
+    assert_true(wait_until(is_told, bus, wait_patience_ms()));
+    proxy_after(proxy, PROXY_TO_CLIENT, 0, PROXY_STALL);
+    wait_out(2500);
+    proxy_delay(proxy, 0);
+    proxy_resume(proxy, PROXY_TO_CLIENT);
+    await_count(&ledger->distinct, AGGREGATES * 3);
+    await_settled(c);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+}
+
 /* A pull of our last link that the server believes to be heard: of one that died unseen, or through another server, that stands
  * still (here: of a client that never looks). What it takes is lost, new messages too: we wait until it is over, longer
  * than the ack wait, and it is no other member's. */
@@ -680,6 +717,7 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_is_off_for_shared_subscriptions),
         GAP_CASE(test_gap_takes_nothing_from_an_active_member),
         GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
+        GAP_CASE(test_gap_waits_while_nothing_comes),
         GAP_CASE(test_gap_waits_for_its_own_pulls),
         GAP_CASE(test_gap_hands_over_in_order),
         GAP_CASE(test_gap_succeeds_a_killed_process),
