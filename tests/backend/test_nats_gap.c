@@ -2,126 +2,15 @@
 /*
  * What the gap rule promises to applications: after a cut link, a killed process, a killed server or a hand-over, each
  * aggregate goes on where it was, in order, without waiting for the ack wait (30 s here, where nothing else is said);
- * and what it does where it must not or cannot. The order of single deliveries is in test_nats_gap_order.c.
+ * and what it does where it must not or cannot. The order of single deliveries is in test_nats_gap_order.c, what is lost on
+ * its way in mid-session in test_nats_gap_lost.c.
  */
-#include "backend/nats_consume.h"
-#include "core/bus.h"
-#include "core/names.h"
-#include "support/nats_case.h"
-#include "support/proxy.h"
+#include "gap_case.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-
-#define TOPIC "gap.orders"
-#define AGGREGATES 100
-#define VERSIONS 200
-
-/* ---- What was handled -------------------------------------------------------------------------------------------- */
-
-/* Which versions of aggregates "agg-<n>" were handled; may lie in memory that two processes share. */
-struct ledger {
-    _Atomic(uint32_t) runs[AGGREGATES][VERSIONS + 1];
-    _Atomic(uint32_t) highest[AGGREGATES]; /* started so far */
-    _Atomic(uint32_t) skipped;             /* a version started before the one below it had */
-    _Atomic(uint32_t) started, distinct;
-    _Atomic(uint32_t) stop_at; /* the run with this number never ends, nor any after it; 0: none */
-    struct gate *gate;         /* handlers wait here; NULL: nowhere */
-    _Atomic(uint32_t) came;    /* to the gate */
-};
-
-static evbus_verdict write_down(const evbus_msg *msg, void *ctx)
-{
-    const evbus_envelope *env = evbus_msg_envelope(msg);
-    struct ledger *l = ctx;
-    const uint32_t a = (uint32_t)atoi(env->aggregate_id + 4), v = (uint32_t)env->event_version;
-
-    if (l->gate) {
-        atomic_fetch_add(&l->came, 1);
-        gate_pass(l->gate);
-    }
-    const uint32_t stop_at = atomic_load(&l->stop_at);
-    if (stop_at != 0 && atomic_fetch_add(&l->started, 0) >= stop_at)
-        for (;;)
-            (void)pause();
-    const uint32_t highest = atomic_load(&l->highest[a]);
-    if (v > highest + 1)
-        atomic_fetch_add(&l->skipped, 1);
-    if (v > highest)
-        atomic_store(&l->highest[a], v);
-    if (atomic_fetch_add(&l->runs[a][v], 1) == 0)
-        atomic_fetch_add(&l->distinct, 1);
-    atomic_fetch_add(&l->started, 1);
-    return EVBUS_ACK;
-}
-
-struct goal {
-    const _Atomic(uint32_t) *count;
-    uint32_t value;
-};
-
-static bool reached(void *arg)
-{
-    const struct goal *g = arg;
-
-    return atomic_load(g->count) >= g->value;
-}
-
-static void await_count(const _Atomic(uint32_t) *count, uint32_t value)
-{
-    struct goal goal = {count, value};
-
-    if (!wait_until(reached, &goal, wait_patience_ms()))
-        fail_msg("%u, not %u", atomic_load(count), value);
-}
-
-static uint32_t most_runs(const struct ledger *l)
-{
-    uint32_t most = 0;
-
-    for (uint32_t a = 0; a < AGGREGATES; a++)
-        for (uint32_t v = 1; v <= VERSIONS; v++)
-            most = atomic_load(&l->runs[a][v]) > most ? atomic_load(&l->runs[a][v]) : most;
-    return most;
-}
-
-/* ---- What the backend counted ------------------------------------------------------------------------------------ */
-
-struct counted {
-    struct ev_command command;
-    uint64_t gaps, told, off, slow, gathered;
-    _Atomic(uint32_t) done;
-};
-
-static void count_on_loop(evbus *bus, struct ev_command *command)
-{
-    struct counted *n = (struct counted *)command;
-    const struct ev_nats_consume *c = ((const struct ev_nats *)bus->state)->consume;
-
-    n->gaps = c->gaps;
-    n->told = c->gaps_told;
-    n->off = c->gaps_off;
-    n->slow = c->gaps_slow;
-    n->gathered = c->gaps_gathered;
-    atomic_store(&n->done, 1);
-}
-
-static void be_one_of_several(evbus *bus, struct ev_command *command)
-{
-    ((const struct ev_nats *)bus->state)->consume->as_clustered = true;
-    atomic_store(&((struct counted *)command)->done, 1);
-}
-
-static struct counted counted(evbus *bus)
-{
-    struct counted n = {.command.run = count_on_loop};
-
-    ev_loop_post(bus, &n.command);
-    await_count(&n.done, 1);
-    return n;
-}
 
 static bool is_slow_again(void *bus)
 {
@@ -131,132 +20,6 @@ static bool is_slow_again(void *bus)
 static bool is_off(void *bus)
 {
     return counted(bus).off >= 1;
-}
-
-/* ---- Around ------------------------------------------------------------------------------------------------------ */
-
-static struct proxy *proxy; /* of the running case */
-
-static void proxy_url(char *out, size_t cap, const char *credentials)
-{
-    (void)snprintf(out, cap, "nats://%s127.0.0.1:%u", credentials, proxy_port(proxy));
-}
-
-/* The buses end first: they hand back what they hold. */
-static int tear_down(void **state)
-{
-    struct nats_case *c = *state;
-
-    gate_open(&c->gate);
-    while (c->s.bus_count > 0) {
-        evbus *bus = c->s.buses[--c->s.bus_count];
-        (void)evbus_shutdown(bus, 5000, NULL);
-        evbus_close(bus);
-    }
-    proxy_close(proxy);
-    proxy = NULL;
-    return case_tear_down(state);
-}
-
-/* A bus behind the proxy. Links end when the test says so, not by a heartbeat. */
-static evbus *open_behind_proxy(struct nats_case *c, const char *user, const char *password)
-{
-    static const struct suite_backend behind = {.name = "nats", .url = proxy_url};
-    const struct suite_backend *before = c->s.backend;
-    const evbus_opts o = {.struct_size = sizeof o,
-                          .reconnect_min_ms = 1,
-                          .reconnect_max_ms = 5,
-                          .heartbeat_ms = 20000,
-                          .user = user,
-                          .password = password};
-
-    if (!proxy)
-        proxy = proxy_open(c->server.port);
-    assert_non_null(proxy);
-    c->s.backend = &behind;
-    evbus *bus = suite_open(&c->s, &o);
-    c->s.backend = before;
-    return bus;
-}
-
-/* Versions 1..versions of all aggregates, stored. */
-static evbus *publish_all(struct nats_case *c, int64_t versions)
-{
-    evbus *bus = suite_open(&c->s, NULL);
-
-    suite_publish_many(bus, TOPIC, "agg-", AGGREGATES, 1, versions);
-    must_reach(bus, publishes_stored, (uint64_t)versions * AGGREGATES);
-    return bus;
-}
-
-static evbus_sub *take(evbus *bus, struct ledger *ledger, const evbus_sub_opts *opts)
-{
-    evbus_sub *sub = NULL;
-
-    must(evbus_subscribe_envelope(bus, TOPIC, write_down, ledger, opts, &sub));
-    return sub;
-}
-
-/* Empty; of this case. */
-static struct ledger *new_ledger(int number)
-{
-    static struct ledger ledgers[2];
-
-    memset(&ledgers[number], 0, sizeof ledgers[number]);
-    return &ledgers[number];
-}
-
-static jsConsumerInfo *read_consumer(struct nats_case *c)
-{
-    char stream[EV_NAME_MAX], durable[EV_NAME_MAX];
-    jsConsumerInfo *info = NULL;
-
-    ev_stream_name(stream, TOPIC);
-    (void)ev_durable_name(durable, "suite", TOPIC);
-    assert_int_equal(js_GetConsumerInfo(&info, c->js, stream, durable, NULL, NULL), NATS_OK);
-    return info;
-}
-
-/* The server has delivered at least so many. */
-static void await_delivered(struct nats_case *c, uint64_t count)
-{
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    uint64_t delivered = 0;
-
-    while (delivered < count && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        delivered = info->Delivered.Consumer;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_in_range(delivered, count, UINT64_MAX);
-}
-
-/* So many pulls stand open. */
-static void await_pulls(struct nats_case *c, int count)
-{
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    bool met = false;
-
-    while (!met && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        met = info->NumWaiting >= count;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_true(met);
-}
-
-/* Nothing is left for the consumer: all is delivered and settled. */
-static void await_settled(struct nats_case *c)
-{
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    bool met = false;
-
-    while (!met && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        met = info->NumPending == 0 && info->NumAckPending == 0;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_true(met);
 }
 
 /* Subscribes behind the proxy, lets `count` be delivered into a link that stands still, and cuts that. */
@@ -418,40 +181,6 @@ static void test_gap_is_off_for_shared_subscriptions(void **state)
 
 #define FOREIGN 150
 
-/* A member without a lease, of an older version or another client: pulls, and holds what it gets. */
-static natsSubscription *pull_for(struct nats_case *c, int batch, int seconds)
-{
-    char stream[EV_NAME_MAX], durable[EV_NAME_MAX], subject[3 * EV_NAME_MAX], body[64];
-    natsSubscription *sub = NULL;
-    natsInbox *inbox = NULL;
-
-    ev_stream_name(stream, TOPIC);
-    (void)ev_durable_name(durable, "suite", TOPIC);
-    (void)snprintf(subject, sizeof subject, "$JS.API.CONSUMER.MSG.NEXT.%s.%s", stream, durable);
-    const int len = snprintf(body, sizeof body, "{\"batch\":%d,\"expires\":%d000000000}", batch, seconds);
-    assert_int_equal(natsInbox_Create(&inbox), NATS_OK);
-    assert_int_equal(natsConnection_SubscribeSync(&sub, c->nc, inbox), NATS_OK);
-    assert_int_equal(natsConnection_PublishRequest(c->nc, subject, inbox, body, len), NATS_OK);
-    natsInbox_Destroy(inbox);
-    return sub;
-}
-
-static natsSubscription *pull_some(struct nats_case *c, int batch)
-{
-    return pull_for(c, batch, 60);
-}
-
-/* Gets them, and never answers. */
-static void lose_some(natsSubscription *sub, int count)
-{
-    for (int i = 0; i < count; i++) {
-        natsMsg *msg = NULL;
-        assert_int_equal(natsSubscription_NextMsg(&msg, sub, wait_patience_ms()), NATS_OK);
-        natsMsg_Destroy(msg);
-    }
-    natsSubscription_Destroy(sub);
-}
-
 static void foreign_acks(struct nats_case *c, natsSubscription *sub)
 {
     for (int i = 0; i < FOREIGN; i++) {
@@ -487,101 +216,6 @@ static void test_gap_takes_nothing_from_an_active_member(void **state)
     await_settled(c);
     assert_int_equal(ledger->distinct, AGGREGATES * 40 - FOREIGN);
     assert_int_equal(ledger->started, AGGREGATES * 40 - FOREIGN);
-}
-
-/* Deliveries that never come, in the middle of a session, as when a server of a cluster dies on their way (here: taken by a
- * client that goes away, of a server that counts as one of several). The server's count shows it: nothing later starts before they came again. */
-static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
-{
-    struct nats_case *c = *state;
-    struct ledger *ledger = new_ledger(0);
-
-    case_start(c, CASE_JETSTREAM, "");
-    evbus *bus = suite_open(&c->s, NULL);
-    struct counted command = {.command.run = be_one_of_several};
-    ev_loop_post(bus, &command.command);
-    await_count(&command.done, 1);
-    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
-    evbus *publisher = publish_all(c, 1);
-    await_count(&ledger->distinct, AGGREGATES);
-    await_settled(c);
-    const uint64_t gathered = counted(bus).gathered;
-    for (int64_t round = 0; round < 5; round++) {
-        natsSubscription *foreign = pull_some(c, 20);
-        await_pulls(c, 2);
-        suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2 + round * 4, 5 + round * 4);
-        lose_some(foreign, 20);
-        await_count(&ledger->distinct, AGGREGATES * (uint32_t)(5 + round * 4));
-        await_settled(c);
-    }
-    assert_in_range(counted(bus).gathered, gathered + 5, UINT64_MAX);
-    assert_in_range(counted(bus).told, 5 * 20, UINT64_MAX);
-    assert_int_equal(ledger->skipped, 0);
-    assert_int_equal(most_runs(ledger), 1);
-}
-
-static bool is_told(void *bus)
-{
-    return counted(bus).told >= 20;
-}
-
-/* They were told of, and nothing comes at all for longer than that usually takes, as from a consumer that has no leader now:
- * nothing later starts meanwhile. */
-static void test_gap_waits_while_nothing_comes(void **state)
-{
-    struct nats_case *c = *state;
-    struct ledger *ledger = new_ledger(0);
-
-    case_start(c, CASE_JETSTREAM, "");
-    evbus *bus = open_behind_proxy(c, NULL, NULL);
-    struct counted command = {.command.run = be_one_of_several};
-    ev_loop_post(bus, &command.command);
-    await_count(&command.done, 1);
-    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
-    evbus *publisher = publish_all(c, 1);
-    await_count(&ledger->distinct, AGGREGATES);
-    await_settled(c);
-    proxy_delay(proxy, 150);
-    natsSubscription *foreign = pull_some(c, 20);
-    await_pulls(c, 2);
-    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 3);
-    lose_some(foreign, 20);
-    assert_true(wait_until(is_told, bus, wait_patience_ms()));
-    proxy_after(proxy, PROXY_TO_CLIENT, 0, PROXY_STALL);
-    wait_out(2500);
-    proxy_delay(proxy, 0);
-    proxy_resume(proxy, PROXY_TO_CLIENT);
-    await_count(&ledger->distinct, AGGREGATES * 3);
-    await_settled(c);
-    assert_int_equal(ledger->skipped, 0);
-    assert_int_equal(most_runs(ledger), 1);
-}
-
-/* A pull of our last link that the server believes to be heard: of one that died unseen, or through another server, that stands
- * still (here: of a client that never looks). What it takes is lost, new messages too: we wait until it is over, longer
- * than the ack wait, and it is no other member's. */
-static void test_gap_waits_for_its_own_pulls(void **state)
-{
-    struct nats_case *c = *state;
-    struct ledger *ledger = new_ledger(0);
-
-    case_start(c, CASE_JETSTREAM, "");
-    evbus *publisher = publish_all(c, 1);
-    evbus *bus = open_behind_proxy(c, NULL, NULL);
-    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .ack_wait_ms = 1000, .deliveries_max = EVBUS_FOREVER));
-    await_count(&ledger->distinct, AGGREGATES);
-    await_settled(c);
-    natsSubscription *lost = pull_for(c, 10000, 5);
-    await_pulls(c, 2);
-    proxy_cut(proxy);
-    must_reach(bus, connects, 2);
-    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 5);
-    await_count(&ledger->distinct, AGGREGATES * 5);
-    await_settled(c);
-    natsSubscription_Destroy(lost);
-    assert_int_equal(ledger->skipped, 0);
-    assert_int_equal(most_runs(ledger), 1);
-    assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_FOREIGN_MEMBER), 0);
 }
 
 /* ---- Hand-overs -------------------------------------------------------------------------------------------------- */
@@ -702,11 +336,6 @@ static void test_gap_succeeds_a_killed_process(void **state)
     await_settled(c);
 }
 
-#define GAP_CASE(fn)                                                                                                   \
-    {                                                                                                                  \
-#fn, fn, case_set_up, tear_down, NULL                                                                          \
-    }
-
 int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
@@ -716,9 +345,6 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_gathers_where_verdicts_waited_for_the_link),
         GAP_CASE(test_gap_is_off_for_shared_subscriptions),
         GAP_CASE(test_gap_takes_nothing_from_an_active_member),
-        GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
-        GAP_CASE(test_gap_waits_while_nothing_comes),
-        GAP_CASE(test_gap_waits_for_its_own_pulls),
         GAP_CASE(test_gap_hands_over_in_order),
         GAP_CASE(test_gap_succeeds_a_killed_process),
     };

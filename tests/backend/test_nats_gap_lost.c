@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a cluster loses between its servers while our own connection stands, or between our old link and the new one: deliveries
+ * that nobody has, pulls that nobody listens on. Order holds all the same. One server, and a client that plays the losing part.
+ */
+#include "gap_case.h"
+
+static void be_one_of_several(evbus *bus, struct ev_command *command)
+{
+    ((const struct ev_nats *)bus->state)->consume->as_clustered = true;
+    atomic_store(&((struct counted *)command)->done, 1);
+}
+
+/* Deliveries that never come, in the middle of a session, as when a server of a cluster dies on their way (here: taken by a
+ * client that goes away, of a server that counts as one of several). The server's count shows it: nothing later starts before they came again. */
+static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    struct counted command = {.command.run = be_one_of_several};
+    ev_loop_post(bus, &command.command);
+    await_count(&command.done, 1);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    evbus *publisher = publish_all(c, 1);
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    const uint64_t gathered = counted(bus).gathered;
+    for (int64_t round = 0; round < 5; round++) {
+        natsSubscription *foreign = pull_some(c, 20);
+        await_pulls(c, 2);
+        suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2 + round * 4, 5 + round * 4);
+        lose_some(foreign, 20);
+        await_count(&ledger->distinct, AGGREGATES * (uint32_t)(5 + round * 4));
+        await_settled(c);
+    }
+    assert_in_range(counted(bus).gathered, gathered + 5, UINT64_MAX);
+    assert_in_range(counted(bus).told, 5 * 20, UINT64_MAX);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+}
+
+static bool is_told(void *bus)
+{
+    return counted(bus).told >= 20;
+}
+
+/* They were told of, and nothing comes at all for longer than that usually takes, as from a consumer that has no leader now:
+ * nothing later starts meanwhile. */
+static void test_gap_waits_while_nothing_comes(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    struct counted command = {.command.run = be_one_of_several};
+    ev_loop_post(bus, &command.command);
+    await_count(&command.done, 1);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    evbus *publisher = publish_all(c, 1);
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    proxy_delay(proxy, 150);
+    natsSubscription *foreign = pull_some(c, 20);
+    await_pulls(c, 2);
+    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 3);
+    lose_some(foreign, 20);
+    assert_true(wait_until(is_told, bus, wait_patience_ms()));
+    proxy_after(proxy, PROXY_TO_CLIENT, 0, PROXY_STALL);
+    wait_out(2500);
+    proxy_delay(proxy, 0);
+    proxy_resume(proxy, PROXY_TO_CLIENT);
+    await_count(&ledger->distinct, AGGREGATES * 3);
+    await_settled(c);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+}
+
+/* A pull of our last link that the server believes to be heard: of one that died unseen, or through another server, that stands
+ * still (here: of a client that never looks). What it takes is lost, new messages too: we wait until it is over, longer
+ * than the ack wait, and it is no other member's. */
+static void test_gap_waits_for_its_own_pulls(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *publisher = publish_all(c, 1);
+    evbus *bus = open_behind_proxy(c, NULL, NULL);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .ack_wait_ms = 1000, .deliveries_max = EVBUS_FOREVER));
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    natsSubscription *lost = pull_for(c, 10000, 5);
+    await_pulls(c, 2);
+    proxy_cut(proxy);
+    must_reach(bus, connects, 2);
+    suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2, 5);
+    await_count(&ledger->distinct, AGGREGATES * 5);
+    await_settled(c);
+    natsSubscription_Destroy(lost);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+    assert_int_equal(suite_event_count(&c->s, EVBUS_EVENT_FOREIGN_MEMBER), 0);
+}
+
+int main(int argc, char **argv)
+{
+    struct CMUnitTest tests[] = {
+        GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
+        GAP_CASE(test_gap_waits_while_nothing_comes),
+        GAP_CASE(test_gap_waits_for_its_own_pulls),
+    };
+
+    return case_run("nats gap: lost on the way", tests, sizeof tests / sizeof *tests, argc, argv);
+}
