@@ -579,6 +579,8 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
     g->clustered = have.clustered || st->consume->as_clustered;
     g->first = have.floor_stream_seq + 1;
     g->floor_ns = have.floor_ns;
+    if (b->exclusive)
+        ev_host_floor(st->host, b->sub, have.floor_stream_seq);
     if (have.delivered_stream_seq > g->top || g->top - have.delivered_stream_seq > BACK_MAX)
         g->top = have.delivered_stream_seq;
     g->last = g->top + BEYOND;

@@ -208,10 +208,11 @@ static void delivered_again(evbus *bus, evbus_msg *m, const struct ev_delivery *
         (void)ev_tell(bus, m->sub, m->token, EV_SETTLE_TERM, 0);
 }
 
-/* However long ago. Given once, not here and not handed back: it was settled here. Of a first delivery (the broker lost what
- * it knew of the consumer and begins anew) also what lies between two that were given in a row; a message that was delivered
- * before, to whomever, has a higher count: of those only what was really given to this member. Among SHARED members
- * nothing is concluded, they hold what others do not see. Nor of another stream. */
+/* However long ago. Given once, not here and not handed back: it was settled here; or, below all that was given, by others
+ * before its turn. Of a first delivery (the broker lost what it knew of the consumer and begins anew) also what lies
+ * between two that were given in a row; a message that was delivered before, to whomever, has a higher count: of those
+ * only what was really given to this member. Among SHARED members nothing is concluded, they hold what others do not
+ * see. Nor of another stream. */
 static bool given_before(struct evbus_sub *sub, const struct ev_delivery *d)
 {
     const struct ev_span *given = d->delivery_count == 1 ? &sub->span : &sub->given;

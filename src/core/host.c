@@ -112,6 +112,13 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
     return ev_held_has(ev_bus_of(host), sub, stream_seq) || ev_frontier_has(&sub->frontier, stream_seq);
 }
 
+void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
+{
+    (void)host;
+    ev_span_settled(&sub->span, stream_seq);
+    ev_span_settled(&sub->given, stream_seq);
+}
+
 void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
 {
     (void)host;

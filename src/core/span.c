@@ -88,13 +88,24 @@ void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row)
     s->last = consumer_seq;
 }
 
+/* Nothing else is known, but for what was settled below it. */
+static void begin(struct ev_span *s, uint64_t seq, int64_t stored_ns, uint64_t floor)
+{
+    s->bottom = s->top = seq;
+    s->top_ns = stored_ns;
+    s->floor = 0;
+    s->count = 0;
+    s->missed = false;
+    if (floor > 0 && floor < seq && (floor + 1 == seq || dig(s, floor + 1, seq - 1)))
+        s->bottom = 1;
+}
+
 void ev_span_add(struct ev_span *s, uint64_t seq, int64_t stored_ns, bool in_a_row)
 {
-    if (s->top == 0 || (seq <= s->top && stored_ns > s->top_ns)) {
-        s->bottom = s->top = seq;
-        s->top_ns = stored_ns;
-        s->count = 0;
-        s->missed = false;
+    if (s->top == 0) {
+        begin(s, seq, stored_ns, s->floor);
+    } else if (seq <= s->top && stored_ns > s->top_ns) {
+        begin(s, seq, stored_ns, 0);
     } else if (seq > s->top) {
         if (!in_a_row && seq > s->top + 1 && !dig(s, s->top + 1, seq - 1))
             s->bottom = seq;
@@ -114,9 +125,15 @@ void ev_span_break(struct ev_span *s)
     s->last = 0;
 }
 
+void ev_span_settled(struct ev_span *s, uint64_t floor)
+{
+    if (s->top == 0 && floor > s->floor)
+        s->floor = floor;
+}
+
 void ev_span_forget(struct ev_span *s)
 {
-    s->last = s->bottom = s->top = 0;
+    s->last = s->bottom = s->top = s->floor = 0;
     s->count = 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * All that one member was ever given, in a few words of memory: from `bottom` to `top`, but for the holes. What lies in
+ * All that one member was ever given, and what was settled before its turn, in a few words of memory: from `bottom` to `top`, but for the holes. What lies in
  * it and is not held was settled here, however long ago; when a broker that lost its consumer's state delivers it again,
  * it is acknowledged and not run. ev_settled knows the latest ones for certain; this knows the rest. [loop]
  *
@@ -23,6 +23,7 @@
 struct ev_span {
     uint64_t bottom, top; /* 0: nothing yet */
     int64_t top_ns;       /* when `top` was stored */
+    uint64_t floor;       /* before the first: all up to there was settled, by those before us */
     uint64_t last;        /* the broker's count of the last delivery */
     uint32_t count;
     bool missed; /* a count was left out since `top` came: whatever came again in between does not make up for it */
@@ -40,6 +41,8 @@ void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row)
 void ev_span_add(struct ev_span *s, uint64_t seq, int64_t stored_ns, bool in_a_row);
 /* It was counted and not taken in: whatever comes next does not come in a row with what came before. */
 void ev_span_break(struct ev_span *s);
+/* As the broker says, all up to `floor` is settled: counts from the first delivery on, which must be above it. */
+void ev_span_settled(struct ev_span *s, uint64_t floor);
 /* Nothing is known any more. */
 void ev_span_forget(struct ev_span *s);
 /* It was handed back without a verdict. */

@@ -161,6 +161,11 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
     return false;
 }
 
+void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
+{
+    (void)host, (void)sub, (void)stream_seq;
+}
+
 void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
 {
     (void)host, (void)sub, (void)certain, (void)consumer_seq;

@@ -256,6 +256,32 @@ static void test_repair_a_durable_that_is_deleted(void **state)
     suite_close(&c->s, bus);
 }
 
+/* The same under a member that took over: the durable begins anew, with what the member before has settled. Not run again. */
+static void test_repair_a_durable_that_others_had(void **state)
+{
+    struct nats_case *c = *state;
+    char stream[256], consumer[256];
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *one = suite_open(&c->s, NULL), *two = suite_open(&c->s, NULL);
+    (void)suite_sub(one, TOPIC, &c->tally, NULL);
+    suite_publish_many(one, TOPIC, "a", 10, 1, 5);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 50));
+    suite_close(&c->s, one);
+    (void)suite_sub(two, TOPIC, &c->other, NULL);
+    suite_publish_many(two, TOPIC, "a", 10, 6, 10);
+    assert_true(tally_await(&c->other, &c->other.acked, 50));
+    the_consumer(c, the_stream(c, stream), consumer);
+    delete_consumer(c, stream, consumer);
+    (void)suite_event(&c->s, EVBUS_EVENT_CONSUMER_LOST, 0);
+    must_reach_at_least(two, duplicates_settled, 100); /* it bit: the new one gives everything again */
+    suite_publish_many(two, TOPIC, "a", 10, 11, 11);
+    assert_true(tally_await(&c->other, &c->other.acked, 60));
+    suite_close(&c->s, two);
+    assert_int_equal(c->other.started, 60);
+    tally_check_order(&c->other);
+}
+
 /* A durable changed into one that cannot be used: said with the field; used again once it is gone. */
 static void test_repair_a_durable_that_becomes_another(void **state)
 {
@@ -323,7 +349,8 @@ int main(int argc, char **argv)
         CASE(test_repair_a_stream_of_ours_that_is_deleted), CASE(test_repair_a_stream_of_others_is_left_to_them),
         CASE(test_repair_ends_while_the_stream_is_gone),    CASE(test_repair_a_purged_stream),
         CASE(test_repair_says_once_what_stays_lost),        CASE(test_repair_a_durable_that_is_deleted),
-        CASE(test_repair_a_durable_that_becomes_another),   CASE(test_repair_a_durable_with_other_settings),
+        CASE(test_repair_a_durable_that_becomes_another),   CASE(test_repair_a_durable_that_others_had),
+        CASE(test_repair_a_durable_with_other_settings),
     };
 
     return case_run("test_nats_repair (lost streams and durables)", tests, sizeof tests / sizeof tests[0], argc, argv);

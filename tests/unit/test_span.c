@@ -126,6 +126,35 @@ static void test_span_knows_nothing_of_a_sequence_used_again(void **state)
     assert_false(has(89)); /* forgotten: at worst it runs again */
 }
 
+/* What was settled before the first delivery is known as well, once that delivery is above it. */
+static void test_span_begins_above_what_others_settled(void **state)
+{
+    (void)state;
+    ev_span_settled(&span, 100);
+    ev_span_settled(&span, 40); /* the broker has lost some of it since */
+    assert_false(has(7));       /* not yet: the stream may be another one */
+    deliver(106, 0);
+    deliver(107, 0);
+    assert_true(has(1) && has(100) && has(106) && has(107));
+    assert_false(has(101) || has(105) || has(108));
+    assert_false(ev_span_has(&span, 7, 1071)); /* stored later: used again */
+    ev_span_settled(&span, 105);               /* we are at work: what comes between comes to us */
+    assert_false(has(105));
+    ev_span_forget(&span);
+    deliver(106, 0);
+    assert_false(has(100));
+}
+
+/* It begins at or below what was said to be settled: nothing is known, and nothing is concluded. */
+static void test_span_doubts_what_others_settled(void **state)
+{
+    (void)state;
+    ev_span_settled(&span, 100);
+    deliver(60, 0);
+    assert_true(has(60));
+    assert_false(has(59) || has(1) || has(61));
+}
+
 /* Without memory for the first hole, what lies beside it is not claimed any more. */
 static void test_span_claims_less_without_memory(void **state)
 {
@@ -197,6 +226,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_span_forgets_what_was_handed_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_grows_downwards, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_knows_nothing_of_a_sequence_used_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_begins_above_what_others_settled, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_doubts_what_others_settled, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_claims_less_without_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_never_claims_what_did_not_come, set_up, tear_down),
     };
