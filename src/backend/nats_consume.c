@@ -310,7 +310,7 @@ static void stray(struct ev_nats *st, natsMsg *msg)
 }
 
 /* The consumer counts every delivery. What is missing between two of ours went to another member, or was lost: after a
- * reconnect, a change of leader, missed heartbeats or a cancelled pull the count is taken up anew, without a report. */
+ * reconnect, a change of leader, missed heartbeats or a cancelled pull the count is taken up anew. */
 static void watch_foreign(struct ev_nats *st, struct ev_nats_binding *b, uint64_t seq)
 {
     const bool known = b->seq_known;
@@ -320,9 +320,7 @@ static void watch_foreign(struct ev_nats *st, struct ev_nats_binding *b, uint64_
     b->consumer_seq = seq;
     if (!known || seq == last + 1 || !b->ack || !b->durable)
         return;
-    if (seq > last)
-        ev_host_foreign(st->host, b->sub, seq - last - 1);
-    ev_nats_gap_suspected(st, b, seq > last);
+    ev_nats_gap_suspected(st, b, seq > last ? seq - last - 1 : 0);
 }
 
 static void deliver(struct ev_nats *st, struct ev_nats_binding *b, natsMsg *msg, const struct ev_nats_ackref *ref)

@@ -70,6 +70,7 @@ struct ev_nats_gap {
     uint64_t waiting;     /* pulls open, and not ours */
     uint64_t next;        /* of the range or the list: where telling is */
     uint64_t told;
+    uint64_t left_out;   /* by the count, since the rule was last at work: lost, or another client has them */
     uint64_t left;       /* told and not seen again yet, at most */
     uint64_t lister;     /* in the name of the consumer that lists; 0: there is none */
     uint64_t *list;      /* its sequences, ascending; NULL: the range is told whole */
@@ -303,7 +304,7 @@ void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);
 
 /* The server's count of deliveries left some out (or went back: another server is the consumer's leader now). They were
  * lost between two servers, or another client has them. */
-void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, bool left_out);
+void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64_t left_out);
 /* A delivery was handed to the core; `fresh`: for the first time. */
 void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64_t stream_seq, bool fresh);
 /* A pull stands open and the server has nothing for it. */

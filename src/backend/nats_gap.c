@@ -200,6 +200,9 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
         b->consumer_seq = g->dseq;
         b->seq_known = true;
     }
+    if (g->left_out > 0 && g->told == 0) /* nobody waits for them: another client has them, or had */
+        ev_host_foreign(st->host, b->sub, g->left_out);
+    g->left_out = 0;
     st->consume->gaps++;
     st->consume->gaps_told += g->told;
     drop_list(st, b);
@@ -239,7 +242,7 @@ static void wait_out(struct ev_nats *st, struct ev_nats_binding *b, evbus_status
     char text[EV_NATS_TEXT_MAX + 160];
 
     st->consume->gaps_slow++;
-    g->told = 0;
+    g->told = g->left_out = 0;
     g->alone = false;
     drop_list(st, b);
     go(st, b, EV_NATS_GAP_WAIT, 0, st->now + wait);

@@ -78,23 +78,27 @@ void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b)
         ev_nats_gather_forget(g);
 }
 
-void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, bool left_out)
+void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64_t left_out)
 {
-    if (left_out && b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) {
+    if (left_out > 0 && b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) {
         b->foreign_at = st->now; /* that there is another one is known */
+        ev_host_foreign(st->host, b->sub, left_out);
         return;
     }
     if (!b->exclusive || b->ack_all) { /* ack_all: nats_frontier.c counts them itself */
-        if (left_out)
+        if (left_out > 0) {
             b->foreign_at = st->now;
+            ev_host_foreign(st->host, b->sub, left_out);
+        }
         return;
     }
+    b->gap.left_out += left_out;
     if (b->gap.due && b->gap.gathering)
         return;
     if (b->gap.told == 0 && st->now - b->gap.suspected_at < SUSPECT_PAUSE)
         return; /* there was nothing to it a moment ago: not again and again */
     b->gap.suspected_at = st->now;
-    b->gap.suspected = left_out;
+    b->gap.suspected = left_out > 0;
     start_gathering(st, b); /* what comes now may come after what was lost */
     ev_nats_pull_cut(st, &st->consume->buckets[b->bucket]);
     ev_nats_gap_later(st, b);

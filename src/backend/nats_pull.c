@@ -354,8 +354,7 @@ static void heartbeat(struct ev_nats *st, struct ev_nats_binding *b, natsMsg *ms
 
     alive(st, b);
     if (b->seq_known && seq > b->consumer_seq && b->ack && b->durable) {
-        ev_host_foreign(st->host, b->sub, seq - b->consumer_seq);
-        ev_nats_gap_suspected(st, b, true);
+        ev_nats_gap_suspected(st, b, seq - b->consumer_seq);
         return;
     }
     if (!b->seq_known || seq > b->consumer_seq)

@@ -306,6 +306,8 @@ static void finish(struct world *w)
     assert_int_equal(atomic_load(&w->lost), 0);
     assert_int_equal(s.connects, 1);
     assert_int_equal(s.disconnects, 0);
+    assert_int_equal(s.foreign, 0);
+    assert_int_equal(evbus_event_count(w->bus, EVBUS_EVENT_FOREIGN_MEMBER), 0);
 }
 
 /* ---- Cases ------------------------------------------------------------------------------------------------------- */
