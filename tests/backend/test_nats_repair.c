@@ -3,6 +3,8 @@
 #include "core/names.h"
 #include "support/nats_case.h"
 
+#include <sys/stat.h>
+
 #define TOPIC "repair.orders"
 
 /* A bus under load that handles what it publishes; *ret_name is its stream's. */
@@ -282,6 +284,50 @@ static void test_repair_a_durable_that_others_had(void **state)
     tally_check_order(&c->other);
 }
 
+/* nats-server 2.9, killed while it writes a consumer's state, finds none when it comes back. */
+static void state_path(const struct nats_case *c, const char *stream, const char *consumer, char *out, size_t cap)
+{
+    (void)snprintf(out, cap, "%s/js/jetstream/$G/streams/%s/obs/%s/o.dat", c->server.dir, stream, consumer);
+}
+
+static bool has_state(void *arg)
+{
+    struct stat about;
+
+    return stat(arg, &about) == 0 && about.st_size > 0;
+}
+
+/* It delivers all anew, to the same member: neither what that one has settled nor what those before it had is run again. */
+static void test_repair_a_consumer_whose_state_is_lost(void **state)
+{
+    struct nats_case *c = *state;
+    char stream[256], consumer[256], path[1024];
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *one = suite_open(&c->s, NULL), *two = suite_open(&c->s, NULL);
+    (void)suite_sub(one, TOPIC, &c->tally, NULL);
+    suite_publish_many(one, TOPIC, "a", 10, 1, 5);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 50));
+    suite_close(&c->s, one);
+    (void)suite_sub(two, TOPIC, &c->other, NULL);
+    suite_publish_many(two, TOPIC, "a", 10, 6, 10);
+    assert_true(tally_await(&c->other, &c->other.acked, 50));
+    the_consumer(c, the_stream(c, stream), consumer);
+    state_path(c, stream, consumer, path, sizeof path);
+    assert_true(wait_until(has_state, path, wait_patience_ms()));
+    case_operator_leaves(c);
+    nats_server_kill(&c->server);
+    assert_int_equal(unlink(path), 0);
+    assert_true(nats_server_restart(&c->server));
+    (void)suite_event(&c->s, EVBUS_EVENT_DISCONNECTED, 0);
+    must_reach_at_least(two, duplicates_settled, 100); /* it bit */
+    suite_publish_many(two, TOPIC, "a", 10, 11, 11);
+    assert_true(tally_await(&c->other, &c->other.acked, 60));
+    suite_close(&c->s, two);
+    assert_int_equal(c->other.started, 60);
+    tally_check_order(&c->other);
+}
+
 /* A durable changed into one that cannot be used: said with the field; used again once it is gone. */
 static void test_repair_a_durable_that_becomes_another(void **state)
 {
@@ -350,7 +396,7 @@ int main(int argc, char **argv)
         CASE(test_repair_ends_while_the_stream_is_gone),    CASE(test_repair_a_purged_stream),
         CASE(test_repair_says_once_what_stays_lost),        CASE(test_repair_a_durable_that_is_deleted),
         CASE(test_repair_a_durable_that_becomes_another),   CASE(test_repair_a_durable_that_others_had),
-        CASE(test_repair_a_durable_with_other_settings),
+        CASE(test_repair_a_consumer_whose_state_is_lost),   CASE(test_repair_a_durable_with_other_settings),
     };
 
     return case_run("test_nats_repair (lost streams and durables)", tests, sizeof tests / sizeof tests[0], argc, argv);

@@ -356,6 +356,19 @@ static struct publication *at_sequence(const struct court *court, uint64_t seque
     return s ? court_find(court, s->aggregate, s->version) : NULL;
 }
 
+/* Where it was last run; the end, if it never was. */
+static size_t last_start(const struct court *court, const struct publication *p)
+{
+    size_t at = court->count;
+
+    for (size_t i = 0; i < court->count; i++) {
+        const struct truth_entry *e = court->entries[i];
+        if (atomic_load(&e->kind) == TRUTH_START && e->aggregate == p->aggregate && e->version == p->version)
+            at = i;
+    }
+    return at;
+}
+
 static void match_letters(struct court *court)
 {
     for (size_t i = 0; i < court->c->letters.count; i++) {
@@ -369,8 +382,9 @@ static void match_letters(struct court *court)
             continue;
         }
         if (p->letter_ns)
-            court_broken(court, p->aggregate, court->count, "G3: a%u v%u has two dead letters", p->aggregate,
-                         p->version);
+            court_broken(court, p->aggregate, last_start(court, p),
+                         "G3: a%u v%u has two dead letters, the second stored %.1f s after the first", p->aggregate,
+                         p->version, (double)(s->stored_ns - p->letter_ns) / 1e9);
         p->letter_ns = s->stored_ns;
     }
 }
