@@ -395,6 +395,8 @@ static void take_delivery(struct ev_nats *st, const struct ev_nats_core *core, n
         watch_foreign(st, b, ref.consumer_seq);
     if (b->ack_all)
         ev_nats_frontier_row(st, b, ref.consumer_seq);
+    if (ref.stream_seq > b->gap.reached)
+        b->gap.reached = ref.stream_seq;
     deliver(st, b, msg, &ref);
     if (b->gap.seen)
         ev_nats_gap_delivered(st, b, ref.stream_seq, ref.delivered == 1);

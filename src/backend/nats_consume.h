@@ -64,6 +64,7 @@ struct ev_nats_gap {
     int64_t floor_ns;     /* ... if it was stored by then; 0: not known */
     uint64_t top;         /* the highest that was delivered, as far as the server ever said */
     uint64_t delivered;   /* ... and what it says now: less, when it came back with an older state */
+    uint64_t reached;     /* the highest that came here */
     uint64_t dseq;        /* a consumer sequence that the server takes for any of them */
     uint64_t pending;     /* delivered and not settled, of all members */
     uint64_t listed;      /* at most so many are in the range */
@@ -78,6 +79,7 @@ struct ev_nats_gap {
     uint32_t page;       /* still to come of this page */
     unsigned char *seen; /* gathering: bits, which of the range came again; NULL: not in this link */
     uint64_t unseen;     /* of what was pending */
+    uint64_t beyond;     /* `reached` when it was told: up to there new ones may come before those that are here */
     int64_t gather_until;
     int64_t suspected_at; /* the last time */
     bool gathering;       /* the core was told to, and not to stop yet */

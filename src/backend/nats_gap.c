@@ -188,7 +188,7 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
         ev_nats_frontier_certain(st, b);
     else
         ev_nats_frontier_look_again(b);
-    if (g->gathering && !g->seen && g->told > 0)
+    if (g->gathering && !g->seen && (g->told > 0 || g->reached > g->delivered))
         ev_nats_gather_told(st, b);
     g->left = g->told < g->pending ? g->told : g->pending;
     if (g->told > 0)
@@ -587,6 +587,8 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
     if (have.delivered_stream_seq > g->top || g->top - have.delivered_stream_seq > BACK_MAX)
         g->top = have.delivered_stream_seq;
     g->last = g->top + BEYOND;
+    if (g->reached > have.delivered_stream_seq + BACK_MAX)
+        g->reached = have.delivered_stream_seq;
     g->dseq = have.delivered_seq;
     g->delivered = have.delivered_stream_seq;
     g->listed = have.delivered_seq - have.floor_seq;

@@ -45,7 +45,7 @@ static void await_unseen(struct ev_nats_gap *g, uint64_t count, int64_t until)
     const uint64_t bits = g->last - g->first + 1;
 
     ev_nats_gather_forget(g);
-    if (count > 0 && bits <= GATHER_MAX)
+    if ((count > 0 || g->beyond > g->delivered) && bits <= GATHER_MAX)
         g->seen = ev_calloc(bits / 8 + 1, 1);
     g->unseen = count;
     g->gather_until = until;
@@ -60,6 +60,13 @@ static void see(struct ev_nats_gap *g, uint64_t stream_seq)
     *byte |= bit;
 }
 
+/* A leader that was elected may not know of the latest deliveries. Those are new to it: it delivers them again as such, and
+ * before them what of those got lost. Only then is all here that comes before what is here. */
+static bool knows_all(const struct ev_nats_gap *g)
+{
+    return g->beyond <= g->delivered;
+}
+
 /* It comes in order and before anything new. What was settled since we asked does not come, so all that is missing
  * may be here earlier than can be counted: the first new one says so, or that there is none. */
 void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b)
@@ -68,13 +75,14 @@ void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b)
     const uint64_t end = g->list ? g->count : g->last - g->first + 1;
 
     g->in_order = true;
+    g->beyond = g->reached;
     await_unseen(g, g->pending, st->now + TOLD_TIME);
     for (uint64_t i = 0; g->seen && i < end; i++) {
         const uint64_t seq = g->list ? g->list[i] : g->first + i;
-        if (ev_host_holds(st->host, b->sub, seq))
+        if (seq <= g->delivered && ev_host_holds(st->host, b->sub, seq)) /* the others are not pending */
             see(g, seq);
     }
-    if (g->unseen == 0)
+    if (g->unseen == 0 && knows_all(g))
         ev_nats_gather_forget(g);
 }
 
@@ -110,6 +118,7 @@ void ev_nats_gather_waited(struct ev_nats *st, struct ev_nats_binding *b, int64_
     struct ev_nats_gap *g = &b->gap;
 
     g->in_order = false;
+    g->beyond = 0;
     await_unseen(g, g->pending, until);
     if (g->seen) { /* 0: not even what was delivered is known: in the order of the server's queue */
         start_gathering(st, b);
@@ -162,12 +171,13 @@ void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64
     struct ev_nats_gap *g = &b->gap;
 
     if (fresh && g->in_order) {
-        ev_nats_gap_idle(st, b);
+        if (stream_seq >= g->beyond)
+            ev_nats_gap_idle(st, b);
         return;
     }
     if (stream_seq < g->first || stream_seq > g->last)
         return;
     see(g, stream_seq);
-    if (g->unseen == 0)
+    if (g->unseen == 0 && knows_all(g))
         ev_nats_gather_end(st, b);
 }

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* When gathering ends: not before all is here that comes before what is here, also if a new leader knows less. */
+#include "backend/nats_consume.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+static bool held[64];
+static uint32_t ended;
+
+static bool holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
+{
+    (void)host;
+    (void)sub;
+    return stream_seq < 64 && held[stream_seq];
+}
+
+static void gather(struct ev_host *host, struct evbus_sub *sub, bool on)
+{
+    (void)host;
+    (void)sub;
+    ended += !on;
+}
+
+static const struct ev_host_tap tap = {.holds = holds, .gather = gather};
+static struct ev_host host = {.tap = &tap};
+static struct ev_nats st;
+static struct ev_nats_binding b;
+
+/* 1 to 9 are settled; the server has delivered up to `delivered` and `pending` of those are not settled; what came here last is 20. */
+static int set_up(void **state)
+{
+    (void)state;
+    memset(&st, 0, sizeof st);
+    memset(&b, 0, sizeof b);
+    memset(held, 0, sizeof held);
+    ended = 0;
+    st.host = &host;
+    b.gap.first = 10;
+    b.gap.last = 60;
+    b.gap.reached = 20;
+    b.gap.told = 1;
+    b.gap.gathering = true;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    ev_nats_gather_forget(&b.gap);
+    return 0;
+}
+
+static void told(uint64_t delivered, uint64_t pending)
+{
+    b.gap.delivered = delivered;
+    b.gap.pending = pending;
+    ev_nats_gather_told(&st, &b);
+}
+
+static void test_gathering_ends_when_all_came(void **state)
+{
+    (void)state;
+    for (int seq = 12; seq <= 20; seq++)
+        held[seq] = true;
+    told(20, 11);
+    ev_nats_gap_delivered(&st, &b, 10, false);
+    ev_nats_gap_delivered(&st, &b, 10, false);
+    assert_int_equal(ended, 0);
+    ev_nats_gap_delivered(&st, &b, 11, false);
+    assert_int_equal(ended, 1);
+}
+
+static void test_gathering_ends_at_the_first_new_one(void **state)
+{
+    (void)state;
+    told(20, 11); /* some of them were settled meanwhile */
+    ev_nats_gap_delivered(&st, &b, 10, false);
+    assert_int_equal(ended, 0);
+    ev_nats_gap_delivered(&st, &b, 21, true);
+    assert_int_equal(ended, 1);
+}
+
+/* 16 to 20 are here, which the new leader does not know of: they are none of the three that it misses. */
+static void test_what_a_leader_forgot_is_not_counted(void **state)
+{
+    (void)state;
+    for (int seq = 16; seq <= 20; seq++)
+        held[seq] = true;
+    told(12, 3);
+    ev_nats_gap_delivered(&st, &b, 10, false);
+    assert_int_equal(ended, 0);
+    assert_int_equal(b.gap.unseen, 2);
+}
+
+/* 13 to 15 got lost and are new to it: they come before 16 to 20 may start. */
+static void test_what_a_leader_forgot_is_waited_for(void **state)
+{
+    (void)state;
+    for (int seq = 16; seq <= 20; seq++)
+        held[seq] = true;
+    told(12, 3);
+    for (uint64_t seq = 10; seq <= 12; seq++)
+        ev_nats_gap_delivered(&st, &b, seq, false);
+    for (uint64_t seq = 13; seq <= 19; seq++)
+        ev_nats_gap_delivered(&st, &b, seq, true);
+    assert_int_equal(ended, 0);
+    ev_nats_gap_delivered(&st, &b, 20, true);
+    assert_int_equal(ended, 1);
+}
+
+static void test_a_leader_that_forgot_all_is_waited_for(void **state)
+{
+    (void)state;
+    held[20] = true;
+    told(9, 0);
+    ev_nats_gap_delivered(&st, &b, 10, true);
+    assert_int_equal(ended, 0);
+    ev_nats_gap_idle(&st, &b); /* and has nothing more */
+    assert_int_equal(ended, 1);
+}
+
+int main(void)
+{
+#define GATHER(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        GATHER(test_gathering_ends_when_all_came),           GATHER(test_gathering_ends_at_the_first_new_one),
+        GATHER(test_what_a_leader_forgot_is_not_counted),    GATHER(test_what_a_leader_forgot_is_waited_for),
+        GATHER(test_a_leader_that_forgot_all_is_waited_for),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
