@@ -376,7 +376,7 @@ typedef struct evbus_opts {
     uint64_t held_bytes_max; /* their bytes; 0: 256 MiB */
 
     /* Topics and streams */
-    uint32_t topics_max;         /* 0: 65536 */
+    uint32_t topics_max;         /* 0: 65536; usual dead-letter topics do not count */
     uint32_t lookup_retry_ms;    /* a failed stream look-up is remembered this long; 0: 1000 */
     const char *stream;          /* default stream for topics it covers; NULL: none */
     const char *stream_subjects; /* its subjects, separated by commas */

@@ -327,7 +327,7 @@ void ev_agg_account(evbus *bus, struct ev_agg *agg)
 /* Nothing starts, and no letter is sent, before that. */
 static bool may_start(const evbus *bus, const struct evbus_sub *sub)
 {
-    return !sub->gathering && ev_may_act(bus, sub) && !sub->tail.unknown;
+    return !sub->gathering && ev_may_act(bus, sub) && !(sub->tail && sub->tail->unknown);
 }
 
 static uint32_t run_length(const struct ev_agg *agg)

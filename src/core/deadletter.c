@@ -160,14 +160,30 @@ static void give_up(evbus *bus, evbus_msg *m)
     bus->in.given_up = m;
 }
 
+evbus_status ev_letter_topic_get(struct evbus_sub *sub)
+{
+    char name[EV_NAME_MAX];
+
+    ev_letter_topic(name, sub->topic->name);
+    return ev_topic_get_own(sub->bus, name, &sub->letter_topic);
+}
+
+static void say_stays(evbus *bus, const evbus_msg *m, evbus_status st, const char *why)
+{
+    if (m->sub->letters_fail)
+        return;
+    m->sub->letters_fail = true;
+    ev_count(&bus->n.dead_letter_failures, 1);
+    ev_event(bus, EVBUS_EVENT_DEAD_LETTER_FAILED, st, 1, m->topic, m->sub->group, m->agg->id, why);
+}
+
 void ev_letter_start(evbus *bus, evbus_msg *m)
 {
-    struct ev_topic *topic = m->sub->letter_topic;
     const int64_t now = ev_now(bus);
 
     m->agg->letter = true;
     m->phase = EV_MSG_LETTER;
-    if (!topic) {
+    if (!m->sub->letters) {
         give_up(bus, m);
         return;
     }
@@ -175,15 +191,17 @@ void ev_letter_start(evbus *bus, evbus_msg *m)
         later(bus, m, now + EV_SEC);
         return;
     }
+    if (!m->sub->letter_topic && ev_letter_topic_get(m->sub) != EVBUS_OK) {
+        say_stays(bus, m, EVBUS_NOMEM, "out of memory for the record of the dead-letter topic; the message stays");
+        later(bus, m, now + EV_SEC);
+        return;
+    }
+    struct ev_topic *topic = m->sub->letter_topic;
     if (ev_load_acquire(&topic->stream_state) != EV_STREAM_THERE) {
         const int64_t retry_at = ev_load_acquire(&topic->retry_at);
         const evbus_status failed = (evbus_status)ev_load_relaxed(&topic->failed_status); /* published by retry_at */
-        if (failed != EVBUS_OK && !m->sub->letters_fail) {
-            m->sub->letters_fail = true;
-            ev_count(&bus->n.dead_letter_failures, 1);
-            ev_event(bus, EVBUS_EVENT_DEAD_LETTER_FAILED, failed, 1, m->topic, m->sub->group, m->agg->id,
-                     "the dead-letter topic has no stream; the message stays");
-        }
+        if (failed != EVBUS_OK)
+            say_stays(bus, m, failed, "the dead-letter topic has no stream; the message stays");
         if (now >= retry_at)
             ev_streams_check_later(bus, topic);
         later(bus, m, now >= retry_at ? now + SOON : retry_at);

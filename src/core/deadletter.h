@@ -12,6 +12,9 @@
 /* "dlq." and the topic, wildcards made plain, a hash for the end of a very long one: never a name from the wire. */
 void ev_letter_topic(char out[EV_NAME_MAX], const char *topic);
 
+/* The record of the subscription's usual dead-letter topic. EVBUS_NOMEM. [app] before it is attached, then [loop] */
+evbus_status ev_letter_topic_get(struct evbus_sub *sub);
+
 /* Sends the message's letter, or pauses its aggregate until that is possible. [loop] */
 void ev_letter_start(evbus *bus, evbus_msg *msg);
 

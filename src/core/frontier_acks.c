@@ -131,7 +131,7 @@ uint64_t ev_frontier_finish_to(const evbus *bus, const struct evbus_sub *sub)
     const struct ev_frontier *f = &sub->frontier;
     uint64_t to = 0;
 
-    if (!f->certain || sub->gathering || sub->tail.unknown ||
+    if (!f->certain || sub->gathering || (sub->tail && sub->tail->unknown) ||
         ev_load_relaxed(&sub->breaker.state) != EVBUS_BREAKER_CLOSED || /* own field */ ev_load_relaxed(&sub->defers) ||
         !ev_link_is_up(bus) || !ev_may_act(bus, sub) || ev_aggs_pause(bus, sub))
         return 0;

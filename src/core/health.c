@@ -118,11 +118,11 @@ static void look_at_sub(evbus *bus, const struct evbus_sub *sub, evbus_health_re
              "topic '%s' group '%s': messages wait at the broker and do not come, after %" PRIu32 " repairs", topic,
              group, sub->progress.repairs);
     }
-    if (sub->letters_fail || sub->tail.full || sub->tail.failed) {
+    if (sub->letters_fail || (sub->tail && (sub->tail->full || sub->tail->failed))) {
         r->letters_fail++;
         note(r, EVBUS_HEALTH_LETTERS_FAIL, "topic '%s' group '%s': %s", topic, group,
              sub->letters_fail ? "dead letters cannot be stored"
-             : sub->tail.full  ? "parked_max aggregates are parked"
+             : sub->tail->full ? "parked_max aggregates are parked"
                                : "what is parked cannot be read");
     }
     for (const evbus_msg *m = sub->out ? sub->oldest : NULL; m; m = m->newer) {

@@ -25,11 +25,11 @@ struct evbus_sub {
     struct ev_topic *topic; /* its name may be a pattern */
     evbus_handler fn;
     void *ctx;
-    bool envelope;
+    bool envelope, letters;
     evbus_sub_opts o;              /* defaults filled in; strings are copies */
     uint32_t *pauses, pause_count; /* retry_list_ms; NULL: none */
     char group[72];                /* "" for fanout */
-    struct ev_topic *letter_topic; /* NULL: none (plain, or fan-out that named none) */
+    struct ev_topic *letter_topic; /* NULL: it has no letters (plain, or fan-out that named none), or none yet */
     struct {
         char *name; /* allocated */
         uint64_t id;
@@ -63,7 +63,7 @@ struct evbus_sub {
     bool foreign_seen; /* reported */
     bool letters_fail; /* reported: the dead-letter topic does not take them */
     bool standing_by;  /* reported: another member is active */
-    struct ev_tail tail;
+    struct ev_tail *tail; /* NULL: it does not park */
     struct ev_breaker breaker;
     struct evbus_sub *next_attached, *next_dirty;
     evbus_msg *oldest, *newest;  /* by lease time */

@@ -267,15 +267,13 @@ static evbus_status sub_new(evbus *bus, const char *name, const evbus_sub_opts *
     return EVBUS_OK;
 }
 
+/* The record of the usual dead-letter topic is made with the first letter: most subscriptions never have one. */
 static evbus_status choose_letters(struct evbus_sub *sub, const char *named)
 {
-    char name[EV_NAME_MAX];
-
-    if (!sub->envelope || (sub->o.fanout && !named))
+    sub->letters = sub->envelope && (named || !sub->o.fanout);
+    if (!sub->letters || (!named && !sub->tail))
         return EVBUS_OK;
-    if (!named)
-        ev_letter_topic(name, sub->topic->name);
-    evbus_status st = ev_topic_get(sub->bus, named ? named : name, false, &sub->letter_topic);
+    evbus_status st = named ? ev_topic_get(sub->bus, named, false, &sub->letter_topic) : ev_letter_topic_get(sub);
     return st == EVBUS_OK ? st : ev_fail_prefix(st, "evbus_sub_opts.dead_letter_topic");
 }
 
@@ -294,9 +292,9 @@ static void fence(evbus *bus, struct evbus_sub *sub)
 static evbus_status start(struct evbus_sub *sub, const char *letters)
 {
     evbus *bus = sub->bus;
-    evbus_status st = choose_letters(sub, letters);
+    evbus_status st = ev_tail_init(sub);
 
-    if (st != EVBUS_OK || (st = describe_consumer(sub)) != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
+    if (st != EVBUS_OK || (st = choose_letters(sub, letters)) != EVBUS_OK || (st = describe_consumer(sub)) != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
         sub_free(sub);
         return st;
     }

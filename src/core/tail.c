@@ -46,6 +46,17 @@ evbus_status ev_tail_check(const evbus_sub_opts *o, bool envelope)
     return EVBUS_OK;
 }
 
+evbus_status ev_tail_init(struct evbus_sub *sub)
+{
+    if (sub->o.tail != EVBUS_TAIL_PARK)
+        return EVBUS_OK;
+    sub->tail = ev_calloc(1, sizeof *sub->tail);
+    if (!sub->tail)
+        return ev_fail(EVBUS_NOMEM, "out of memory for the tail of a subscription to '%s'", sub->topic->name);
+    sub->tail->sub = sub;
+    return EVBUS_OK;
+}
+
 /* ---- Parking ----------------------------------------------------------------------------------------------------- */
 
 static void post_look(evbus *bus, struct evbus_sub *sub, int64_t at);
@@ -58,9 +69,9 @@ static struct ev_parked *park(struct evbus_sub *sub, struct ev_agg *agg)
     if (!p)
         return NULL;
     p->agg = agg;
-    p->next = sub->tail.parked;
-    sub->tail.parked = p;
-    sub->tail.count++;
+    p->next = sub->tail->parked;
+    sub->tail->parked = p;
+    sub->tail->count++;
     agg->parked = p;
     ev_count(&sub->bus->n.aggregates_parked, 1);
     return p;
@@ -69,13 +80,13 @@ static struct ev_parked *park(struct evbus_sub *sub, struct ev_agg *agg)
 static void unpark(evbus *bus, struct ev_agg *agg)
 {
     struct evbus_sub *sub = agg->sub;
-    struct ev_parked **link = &sub->tail.parked, *p = agg->parked;
+    struct ev_parked **link = &sub->tail->parked, *p = agg->parked;
 
     while (*link != p)
         link = &(*link)->next;
     *link = p->next;
-    sub->tail.count--;
-    sub->tail.full = false;
+    sub->tail->count--;
+    sub->tail->full = false;
     ev_count(&bus->n.aggregates_parked, UINT64_MAX); /* minus one */
     agg->parked = NULL;
     ev_free(p);
@@ -92,14 +103,14 @@ static void no_room(evbus *bus, const evbus_msg *m)
     struct evbus_sub *sub = m->sub;
     char text[240];
 
-    if (sub->tail.full)
+    if (sub->tail->full)
         return;
-    sub->tail.full = true;
+    sub->tail->full = true;
     ev_count(&bus->n.dead_letter_failures, 1);
     (void)snprintf(text, sizeof text,
                    "sequence %" PRIu64 " is to be a dead letter, but %u aggregates are parked already (parked_max); it "
                    "stays and its aggregate waits: redrive or drop letters",
-                   m->stream_seq, sub->tail.count);
+                   m->stream_seq, sub->tail->count);
     ev_event(bus, EVBUS_EVENT_DEAD_LETTER_FAILED, EVBUS_LIMIT, 1, m->topic, sub->group, m->agg->id, text);
 }
 
@@ -108,9 +119,9 @@ bool ev_tail_park(evbus *bus, evbus_msg *m)
     struct evbus_sub *sub = m->sub;
     struct ev_agg *agg = m->agg;
 
-    if (sub->o.tail != EVBUS_TAIL_PARK || agg->len == 0 || agg->parked)
+    if (!sub->tail || agg->len == 0 || agg->parked)
         return true;
-    struct ev_parked *p = sub->tail.count < sub->o.parked_max ? park(sub, agg) : NULL;
+    struct ev_parked *p = sub->tail->count < sub->o.parked_max ? park(sub, agg) : NULL;
     if (!p)
         no_room(bus, m);
     return p != NULL;
@@ -129,7 +140,7 @@ void ev_tail_stored(evbus *bus, evbus_msg *m, uint64_t sequence, bool duplicate)
 
     if (!p)
         return;
-    p->changed = ++sub->tail.changes;
+    p->changed = ++sub->tail->changes;
     p->free_after = 0;
     p->asking = false;
     p->last_letter = sequence > p->last_letter ? sequence : p->last_letter;
@@ -146,7 +157,7 @@ void ev_tail_stored(evbus *bus, evbus_msg *m, uint64_t sequence, bool duplicate)
             bus, EVBUS_EVENT_PARKED, EVBUS_OK, 1, m->topic, sub->group, m->agg->id,
             "what comes behind its dead letter goes to the dead-letter topic too, until its letters are redriven or "
             "dropped");
-    if (!sub->tail.pending)
+    if (!sub->tail->pending)
         post_look(bus, sub, ev_now(bus) + LOOK_EVERY);
 }
 
@@ -181,7 +192,7 @@ static bool comes_back(evbus *bus, evbus_msg *m)
     if (letter <= p->came_back)
         return true; /* it is known of, or older than what is known */
     p->came_back = letter;
-    p->changed = ++m->sub->tail.changes;
+    p->changed = ++m->sub->tail->changes;
     p->letters -= p->letters > 0;
     if (p->letters == 0) {
         release(bus, m->agg, "the last of its dead letters was redriven: it goes on");
@@ -228,7 +239,7 @@ static struct ev_tail_found *find(struct ev_tail *t, const char *id)
 
 static struct ev_tail_found *add(struct evbus_sub *sub, const evbus_letter *l)
 {
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
     if (t->found_count == sub->o.parked_max) {
         t->status = ev_fail(EVBUS_LIMIT, "more than parked_max (%u) aggregates have letters in %s", sub->o.parked_max,
@@ -257,12 +268,12 @@ static bool note(const evbus_letter *l, void *ctx)
     struct evbus_sub *sub = ctx;
 
     if (ev_load_acquire(&sub->stop) || ev_load_acquire(&sub->bus->phase) != EV_RUNNING) {
-        sub->tail.status = EVBUS_CLOSED;
+        sub->tail->status = EVBUS_CLOSED;
         return false;
     }
     if (!*l->aggregate_id || strlen(l->aggregate_id) > EV_AGGREGATE_MAX)
         return true;
-    struct ev_tail_found *f = find(&sub->tail, l->aggregate_id);
+    struct ev_tail_found *f = find(sub->tail, l->aggregate_id);
     if (!f && !(f = add(sub, l)))
         return false;
     f->letters++;
@@ -291,7 +302,7 @@ static bool worth_walking(struct ev_tail *t, const struct ev_stream_info *info)
 static evbus_status read_letters(evbus *bus, struct evbus_sub *sub)
 {
     const int64_t deadline = ev_deadline(ev_now(bus), ANSWER_MS);
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
     struct ev_stream_info info = {0};
     evbus_status st = bus->ops->stream_covering(bus->state, sub->letter_topic->name, &info, deadline);
 
@@ -320,8 +331,8 @@ static evbus_status read_letters(evbus *bus, struct evbus_sub *sub)
 
 static void look(evbus *bus, struct ev_chore *chore)
 {
-    struct evbus_sub *sub = (struct evbus_sub *)((char *)chore - offsetof(struct evbus_sub, tail.chore));
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = (struct ev_tail *)((char *)chore - offsetof(struct ev_tail, chore));
+    struct evbus_sub *sub = t->sub;
 
     t->found_count = 0;
     t->walked = false;
@@ -336,19 +347,19 @@ static void say_failed(evbus *bus, struct evbus_sub *sub)
 {
     char text[400];
 
-    if (sub->tail.failed)
+    if (sub->tail->failed)
         return;
-    sub->tail.failed = true;
+    sub->tail->failed = true;
     (void)snprintf(text, sizeof text, "which aggregates are parked cannot be read from %s: %s%s",
-                   sub->letter_topic->name, sub->tail.text, sub->tail.unknown ? "; nothing starts before" : "");
-    ev_event(bus, EVBUS_EVENT_DEAD_LETTER_FAILED, sub->tail.status, 0, sub->topic->name, sub->group, NULL, text);
+                   sub->letter_topic->name, sub->tail->text, sub->tail->unknown ? "; nothing starts before" : "");
+    ev_event(bus, EVBUS_EVENT_DEAD_LETTER_FAILED, sub->tail->status, 0, sub->topic->name, sub->group, NULL, text);
 }
 
 /* The first look of an active member parks; later ones only correct, since a letter they saw may have come back since. */
 static bool take(evbus *bus, struct evbus_sub *sub, const struct ev_tail_found *f)
 {
     struct ev_agg *agg = ev_agg_get(bus, sub, f->id, strlen(f->id));
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
     if (!agg)
         return false;
@@ -394,7 +405,7 @@ static void answer(evbus *bus, struct ev_parked *p, bool found)
 /* Those of which the walk found no letter. */
 static void free_others(evbus *bus, struct evbus_sub *sub)
 {
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
     for (struct ev_parked *p = t->parked, *next; p; p = next) {
         struct ev_agg *agg = p->agg;
@@ -417,7 +428,7 @@ static void free_others(evbus *bus, struct evbus_sub *sub)
 
 static bool take_all(evbus *bus, struct evbus_sub *sub)
 {
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
     t->looks++;
     t->whole = false;
@@ -437,8 +448,8 @@ static bool take_all(evbus *bus, struct evbus_sub *sub)
 
 static void adopt(evbus *bus, struct ev_command *command)
 {
-    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, tail.command));
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = (struct ev_tail *)((char *)command - offsetof(struct ev_tail, command));
+    struct evbus_sub *sub = t->sub;
     int64_t again = LOOK_EVERY;
 
     t->pending = false;
@@ -476,7 +487,7 @@ static void adopt(evbus *bus, struct ev_command *command)
 
 static void post_look(evbus *bus, struct evbus_sub *sub, int64_t at)
 {
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
     t->pending = true;
     t->began = t->changes;
@@ -488,7 +499,7 @@ static void post_look(evbus *bus, struct evbus_sub *sub, int64_t at)
 /* All that changed before is in what it finds. */
 static void look_now(evbus *bus, struct evbus_sub *sub)
 {
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
     t->soon = t->pending && !ev_keeper_cancel(bus, &t->chore);
     if (t->soon)
@@ -499,9 +510,9 @@ static void look_now(evbus *bus, struct evbus_sub *sub)
 
 void ev_tail_begin(evbus *bus, struct evbus_sub *sub)
 {
-    struct ev_tail *t = &sub->tail;
+    struct ev_tail *t = sub->tail;
 
-    if (sub->o.tail != EVBUS_TAIL_PARK || sub->detached)
+    if (!t || sub->detached)
         return;
     t->unknown = true;
     t->changes += t->changes == 0;
@@ -514,12 +525,17 @@ void ev_tail_begin(evbus *bus, struct evbus_sub *sub)
 
 bool ev_tail_ended(evbus *bus, struct evbus_sub *sub)
 {
-    if (sub->tail.pending && ev_keeper_cancel(bus, &sub->tail.chore))
-        sub->tail.pending = false;
-    return !sub->tail.pending;
+    struct ev_tail *t = sub->tail;
+
+    if (t && t->pending && ev_keeper_cancel(bus, &t->chore))
+        t->pending = false;
+    return !t || !t->pending;
 }
 
 void ev_tail_fini(struct evbus_sub *sub)
 {
-    ev_free(sub->tail.found);
+    if (sub->tail)
+        ev_free(sub->tail->found);
+    ev_free(sub->tail);
+    sub->tail = NULL;
 }

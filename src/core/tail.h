@@ -39,7 +39,8 @@ struct ev_parked { /* one aggregate */
     char behind[288];       /* the cause of what waits: EV_TAIL_CAUSE "SEQUENCE/EVENT ID" */
 };
 
-struct ev_tail { /* of a subscription */
+struct ev_tail { /* of a subscription that parks */
+    struct evbus_sub *sub;
     struct ev_parked *parked;
     uint32_t count;
     bool unknown; /* what is parked is not known yet: nothing starts */
@@ -68,6 +69,9 @@ struct ev_tail { /* of a subscription */
 
 /* Options that do not go with parking. [app] */
 evbus_status ev_tail_check(const evbus_sub_opts *o, bool envelope);
+
+/* Memory, if it parks. [app] */
+evbus_status ev_tail_init(struct evbus_sub *sub);
 
 /* This member is the active one now: reads what is parked. [loop] */
 void ev_tail_begin(evbus *bus, struct evbus_sub *sub);

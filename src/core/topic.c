@@ -152,8 +152,6 @@ static evbus_status add(evbus *bus, const char *name, size_t len, uint64_t hash,
 {
     const uint32_t count = ev_load_relaxed(&bus->topics.count); /* own field under the mutex */
 
-    if (count >= bus->cfg.o.topics_max)
-        return ev_fail(EVBUS_LIMIT, "topic '%.80s': the bus has %u topics already (option topics_max)", name, count);
     const struct ev_topic_table *t = ev_load_relaxed(&bus->topics.table); /* own field under the mutex */
     if ((uint64_t)count * 2 > t->mask && grow(bus) != EVBUS_OK)
         return EVBUS_NOMEM;
@@ -168,6 +166,30 @@ static evbus_status add(evbus *bus, const char *name, size_t len, uint64_t hash,
     ev_store_relaxed(&bus->topics.count, count + 1); /* statistic */
     *ret = topic;
     return EVBUS_OK;
+}
+
+/* Mutex held. */
+static evbus_status may_add(const evbus *bus, const char *name)
+{
+    const uint32_t named = ev_load_relaxed(&bus->topics.count) - bus->topics.own; /* own field under the mutex */
+
+    if (named < bus->cfg.o.topics_max)
+        return EVBUS_OK;
+    return ev_fail(EVBUS_LIMIT, "topic '%.80s': the bus has %u topics already (option topics_max)", name, named);
+}
+
+evbus_status ev_topic_get_own(evbus *bus, const char *name, struct ev_topic **ret)
+{
+    const size_t len = strlen(name);
+    const uint64_t hash = ev_hash(name, len, bus->topics.seed);
+    evbus_status st = EVBUS_OK;
+
+    pthread_mutex_lock(&bus->mutex);
+    *ret = find(bus, name, len, hash);
+    if (!*ret && (st = add(bus, name, len, hash, ret)) == EVBUS_OK)
+        bus->topics.own++;
+    pthread_mutex_unlock(&bus->mutex);
+    return st;
 }
 
 evbus_status ev_topic_get(evbus *bus, const char *name, bool pattern, struct ev_topic **ret)
@@ -187,7 +209,7 @@ evbus_status ev_topic_get(evbus *bus, const char *name, bool pattern, struct ev_
     const uint64_t hash = ev_hash(name, len, bus->topics.seed);
     pthread_mutex_lock(&bus->mutex);
     *ret = EV_BUG(EV_BUG_TOPIC_NO_SECOND_LOOK) ? NULL : find(bus, name, len, hash);
-    if (!*ret)
+    if (!*ret && (st = may_add(bus, name)) == EVBUS_OK)
         st = add(bus, name, len, hash, ret);
     pthread_mutex_unlock(&bus->mutex);
     return st;

@@ -34,6 +34,7 @@ struct ev_topics {
     _Atomic(struct ev_topic_table *) table;
     uint64_t seed;
     _Atomic(uint32_t) count;                /* written under mutex */
+    uint32_t own;                           /* guarded by mutex: of those, made by ev_topic_get_own */
     uint32_t interned;                      /* guarded by mutex: texts in `texts` */
     struct ev_text *texts[EV_TEXT_BUCKETS]; /* guarded by mutex */
 };
@@ -102,6 +103,9 @@ struct ev_topic *ev_topic_find(const evbus *bus, const char *name, size_t len);
 
 /* The record, made if it is not there yet. EVBUS_INVALID (name), EVBUS_LIMIT (topics_max), EVBUS_NOMEM. [app] */
 evbus_status ev_topic_get(evbus *bus, const char *name, bool pattern, struct ev_topic **ret);
+
+/* The same for a name that the bus made of another topic's: topics_max does not count it. EVBUS_NOMEM. [app] [loop] */
+evbus_status ev_topic_get_own(evbus *bus, const char *name, struct ev_topic **ret);
 
 /* Copies the configuration, defaults filled in. [any] wait-free */
 void ev_topic_read(struct ev_topic *topic, evbus_topic_opts *ret);

@@ -217,6 +217,12 @@ static void test_topic_old_messages_go(void **state)
     assert_int_equal(tally_at(t, 0)->version, 2);
 }
 
+static evbus_verdict reject(const evbus_msg *msg, void *ctx)
+{
+    (void)msg, (void)ctx;
+    return EVBUS_REJECT;
+}
+
 /* topics_max bounds the topics of a bus; the error names the option, and known topics go on. */
 static void test_topic_count_is_bounded(void **state)
 {
@@ -237,6 +243,12 @@ static void test_topic_count_is_bounded(void **state)
     for (int i = 0; i < 3; i++)
         suite_publish_plain(bus, suite_topic(s, "t%d", i), "x");
     must_reach(bus, publishes_stored, 6);
+    /* What must be given up has its place all the same. */
+    t->decide = reject;
+    (void)suite_sub(bus, suite_topic(s, "t0"), t, EVBUS_OPTS(evbus_sub_opts, .start = EVBUS_START_NEW));
+    suite_publish(bus, suite_topic(s, "t0"), "a", 1);
+    must_reach(bus, dead_lettered, 1);
+    assert_int_equal(suite_stats_of(bus).topics, 4);
     suite_close(s, bus);
 }
 
