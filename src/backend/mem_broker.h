@@ -133,10 +133,10 @@ struct ev_mem_consumer {
     struct ev_mem_unacked *unacked;
     int64_t ack_wait_ns;
     uint32_t ack_pending_max;
-    bool everything, durable, ack_explicit, deliver_new, gone;
-    bool ack_all; /* with ack_explicit: an ack settles all below it too */
-    bool used;    /* delivered something since the timer last looked */
-    char name[];  /* and the filter's text */
+    bool everything : 1, durable : 1, ack_explicit : 1, deliver_new : 1, gone : 1;
+    bool ack_all : 1; /* with ack_explicit: an ack settles all below it too */
+    bool used : 1;    /* delivered something since the timer last looked */
+    char name[];      /* and the filter's text */
 };
 
 /* Core subscriptions of one subject and queue name; without a queue name each is a group of its own. */

@@ -18,30 +18,25 @@ struct ev_flight_seat {
     char detail[EV_DETAIL_MAX];
 };
 
-void ev_flight_init(struct ev_flight *flight)
+void ev_flight_init(struct ev_flight *flight, pthread_mutex_t *lock)
 {
-    pthread_mutex_init(&flight->lock, NULL);
+    flight->lock = lock;
     ev_park_init(&flight->park);
     flight->seats = NULL;
     flight->flying = false;
 }
 
-void ev_flight_fini(struct ev_flight *flight)
-{
-    pthread_mutex_destroy(&flight->lock);
-}
-
 /* False: nobody flies, so the caller leads. */
 static bool sit_down(struct ev_flight *flight, struct ev_flight_seat *seat)
 {
-    pthread_mutex_lock(&flight->lock);
+    pthread_mutex_lock(flight->lock);
     const bool flying = flight->flying;
     if (flying) {
         seat->next = flight->seats;
         flight->seats = seat;
     }
     flight->flying = true;
-    pthread_mutex_unlock(&flight->lock);
+    pthread_mutex_unlock(flight->lock);
     return flying;
 }
 
@@ -63,7 +58,7 @@ static void wait_for_landing(struct ev_flight *flight, const struct ev_flight_se
 /* Returns whether the seat's flight has landed; if not, the seat is out of the list. */
 static bool stand_up(struct ev_flight *flight, struct ev_flight_seat *seat)
 {
-    pthread_mutex_lock(&flight->lock);
+    pthread_mutex_lock(flight->lock);
     const bool landed = ev_load_relaxed(&seat->landed); /* the lock orders it */
     if (!landed) {
         struct ev_flight_seat **at = &flight->seats;
@@ -72,7 +67,7 @@ static bool stand_up(struct ev_flight *flight, struct ev_flight_seat *seat)
             at = &(*at)->next;
         *at = seat->next;
     }
-    pthread_mutex_unlock(&flight->lock);
+    pthread_mutex_unlock(flight->lock);
     return landed;
 }
 
@@ -95,7 +90,7 @@ enum ev_flight_role ev_flight_join(struct ev_flight *flight, const evbus_clock *
 
 void ev_flight_land(struct ev_flight *flight, evbus_status status, const char *detail)
 {
-    pthread_mutex_lock(&flight->lock);
+    pthread_mutex_lock(flight->lock);
     for (struct ev_flight_seat *seat = flight->seats; seat != NULL; seat = seat->next) {
         seat->status = status;
         ev_copy(seat->detail, sizeof seat->detail, detail != NULL ? detail : "");
@@ -103,6 +98,6 @@ void ev_flight_land(struct ev_flight *flight, evbus_status status, const char *d
     }
     flight->seats = NULL;
     flight->flying = false; /* from here on a caller starts the next flight */
-    pthread_mutex_unlock(&flight->lock);
+    pthread_mutex_unlock(flight->lock);
     ev_park_wake(&flight->park, UINT32_MAX);
 }

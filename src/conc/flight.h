@@ -33,7 +33,7 @@
 struct ev_flight_seat; /* flight.c */
 
 struct ev_flight {
-    pthread_mutex_t lock;
+    pthread_mutex_t *lock; /* flights may share one: it is held for a few instructions */
     struct ev_park park;
     struct ev_flight_seat *seats;
     bool flying;
@@ -41,8 +41,8 @@ struct ev_flight {
 
 enum ev_flight_role { EV_FLIGHT_LEAD, EV_FLIGHT_DONE, EV_FLIGHT_TIMEOUT };
 
-void ev_flight_init(struct ev_flight *flight);
-void ev_flight_fini(struct ev_flight *flight); /* no call is inside, no leader on its way */
+/* `lock` outlives it. Nothing is to be undone. */
+void ev_flight_init(struct ev_flight *flight, pthread_mutex_t *lock);
 
 /*
  * Leads, or waits for who does, up to `deadline` in terms of ev_clock_now(clock). ret_status is written with

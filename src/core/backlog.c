@@ -71,12 +71,13 @@ static struct ev_backlog_entry *snapshot(evbus *bus, const struct ev_backlog_sid
         if (!stream || s->o.fanout)
             continue;
         struct ev_backlog_entry *e = &entries[n++];
+        char consumer[EV_NAME_MAX];
+        ev_sub_consumer_name(s, consumer);
         for (uint32_t i = 0; i < side->count; i++) /* both are short; a look is rare */
-            if (strcmp(side->entries[i].consumer, s->consumer.name) == 0 &&
-                strcmp(side->entries[i].stream, stream) == 0)
+            if (strcmp(side->entries[i].consumer, consumer) == 0 && strcmp(side->entries[i].stream, stream) == 0)
                 *e = side->entries[i];
         (void)ev_copy(e->stream, sizeof e->stream, stream);
-        (void)ev_copy(e->consumer, sizeof e->consumer, s->consumer.name);
+        (void)ev_copy(e->consumer, sizeof e->consumer, consumer);
         (void)ev_copy(e->group, sizeof e->group, s->group);
         e->topic = s->topic->name;
     }

@@ -153,7 +153,6 @@ struct evbus {
     pthread_mutex_t mutex;       /* topics' writers, subscriptions list, interned strings, commands, connect error */
     struct ev_limbo limbo;       /* replaced snapshots; guarded by mutex */
     struct evbus_sub *subs;      /* guarded by mutex */
-    struct ev_made *made;        /* streams this bus made; guarded by mutex */
     evbus_status connect_status; /* last failed attempt, or why the last session ended; guarded by mutex */
     char connect_text[256];
     _Atomic(uint32_t) connect_fatal; /* 1: an attempt failed for good (authentication, TLS) while opening */
@@ -166,7 +165,8 @@ struct evbus {
 
     /* The end */
     struct ev_flight closing;
-    bool shut; /* guarded by mutex: report is filled in */
+    pthread_mutex_t flights; /* of `closing` and of all topics */
+    bool shut;               /* guarded by mutex: report is filled in */
     evbus_report report;
     _Atomic(uint32_t) refs; /* 1 for the application, 1 per live worker and ack worker */
 };

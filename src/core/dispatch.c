@@ -41,7 +41,7 @@ void ev_settle(evbus *bus, evbus_msg *m, enum ev_settle verb, int64_t delay_ns)
 {
     struct evbus_sub *sub = m->sub;
 
-    ev_settled_add(&sub->settled, ev_settled_key(m->stream_seq, m->stored_ns));
+    ev_settled_add(&sub->past->settled, ev_settled_key(m->stream_seq, m->stored_ns));
     if (sub->consumer.ack_all) {
         ev_frontier_finish(&sub->frontier, m->stream_seq);
         ev_held_free(bus, m);
@@ -62,15 +62,15 @@ static void note_given(struct evbus_sub *sub, const struct ev_delivery *d, bool 
 {
     if (d->stream_seq == 0)
         return;
-    ev_span_add(&sub->span, d->stream_seq, d->stored_ns, in_a_row);
-    ev_span_add(&sub->given, d->stream_seq, d->stored_ns, false);
+    ev_span_add(&sub->past->span, d->stream_seq, d->stored_ns, in_a_row);
+    ev_span_add(&sub->past->given, d->stream_seq, d->stored_ns, false);
 }
 
 /* ... and was not handled. */
 static void note_not_given(struct evbus_sub *sub, uint64_t stream_seq)
 {
-    ev_span_hand_back(&sub->span, stream_seq);
-    ev_span_hand_back(&sub->given, stream_seq);
+    ev_span_hand_back(&sub->past->span, stream_seq);
+    ev_span_hand_back(&sub->past->given, stream_seq);
 }
 
 void ev_hand_back(evbus *bus, evbus_msg *m)
@@ -215,7 +215,7 @@ static void delivered_again(evbus *bus, evbus_msg *m, const struct ev_delivery *
  * see. Nor of another stream. */
 static bool given_before(struct evbus_sub *sub, const struct ev_delivery *d)
 {
-    const struct ev_span *given = d->delivery_count == 1 ? &sub->span : &sub->given;
+    const struct ev_span *given = d->delivery_count == 1 ? &sub->past->span : &sub->past->given;
 
     return sub->consumer.exclusive && ev_span_has(given, d->stream_seq, d->stored_ns);
 }
@@ -225,7 +225,8 @@ static bool settled_before(evbus *bus, struct evbus_sub *sub, const struct ev_de
 {
     const bool drop = EV_BUG(EV_BUG_DROP_ON_FULL) && sub->held > sub->o.inflight_max / 2;
     if (EV_BUG(EV_BUG_SETTLED_FORGOTTEN) ||
-        (!drop && !ev_settled_has(&sub->settled, ev_settled_key(d->stream_seq, d->stored_ns)) && !given_before(sub, d)))
+        (!drop && !ev_settled_has(&sub->past->settled, ev_settled_key(d->stream_seq, d->stored_ns)) &&
+         !given_before(sub, d)))
         return false;
     ev_count(&bus->n.duplicates_settled, 1);
     if (sub->consumer.ack_all)
@@ -263,8 +264,8 @@ static bool take_in(evbus *bus, struct evbus_sub *sub, const struct ev_delivery 
         deliver_plain(bus, m);
         return true;
     }
-    if (!sub->settled.table)
-        (void)ev_settled_init(&sub->settled, sub->o.inflight_max * SETTLED_PER_INFLIGHT);
+    if (!sub->past->settled.table)
+        (void)ev_settled_init(&sub->past->settled, sub->o.inflight_max * SETTLED_PER_INFLIGHT);
     note_given(sub, d, in_a_row);
     if (sub->quiet) {
         ev_hand_back(bus, m);
@@ -285,7 +286,9 @@ bool ev_dispatch_deliver(evbus *bus, const struct ev_delivery *d, int64_t now)
     bool in_a_row;
 
     ev_count(&bus->n.delivered, 1);
-    ev_span_count(&sub->span, d->consumer_seq, &in_a_row);
+    if (!ev_sub_has_past(sub))
+        return false;
+    ev_span_count(&sub->past->span, d->consumer_seq, &in_a_row);
     ev_room_changed(sub); /* whatever becomes of it: a part of the room that was announced is used up */
     if (d->delivery_count > 1)
         ev_count(&bus->n.redelivered, 1);
@@ -307,7 +310,7 @@ bool ev_dispatch_deliver(evbus *bus, const struct ev_delivery *d, int64_t now)
         (void)bus->ops->settle(bus->state, sub->binding, d->token, EV_SETTLE_ACK, 0);
     if (room && take_in(bus, sub, d, in_a_row, now))
         return true;
-    ev_span_break(&sub->span);
+    ev_span_break(&sub->past->span);
     return false;
 }
 
@@ -632,7 +635,7 @@ static void letter_stored(evbus *bus, evbus_msg *m)
     struct ev_agg *agg = m->agg;
 
     if (m->abandoned) { /* the broker is told now; the memory is freed when the worker comes back */
-        ev_settled_add(&m->sub->settled, ev_settled_key(m->stream_seq, m->stored_ns));
+        ev_settled_add(&m->sub->past->settled, ev_settled_key(m->stream_seq, m->stored_ns));
         if (m->sub->consumer.ack_all)
             ev_frontier_finish(&m->sub->frontier, m->stream_seq);
         else if (!m->fenced)

@@ -115,8 +115,10 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
 void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
 {
     (void)host;
-    ev_span_settled(&sub->span, stream_seq);
-    ev_span_settled(&sub->given, stream_seq);
+    if (stream_seq == 0 || !ev_sub_has_past(sub)) /* without memory less is known: it may run again */
+        return;
+    ev_span_settled(&sub->past->span, stream_seq);
+    ev_span_settled(&sub->past->given, stream_seq);
 }
 
 void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)

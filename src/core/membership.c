@@ -188,6 +188,14 @@ static void forget_unsettled(evbus *bus, struct evbus_sub *sub)
     }
 }
 
+void ev_sub_forget_given(struct evbus_sub *sub)
+{
+    if (!sub->past)
+        return;
+    ev_span_forget(&sub->past->span);
+    ev_span_forget(&sub->past->given);
+}
+
 /* Another member has what is here. A handler that runs is let be; its verdict will not be settled. */
 static void fence(evbus *bus, struct evbus_sub *sub, int64_t now)
 {
@@ -199,8 +207,7 @@ static void fence(evbus *bus, struct evbus_sub *sub, int64_t now)
     }
     ev_aggs_stop(bus, sub, true, now);
     ev_frontier_clear(&sub->frontier);
-    ev_span_forget(&sub->span); /* it was given to us, and not settled by us */
-    ev_span_forget(&sub->given);
+    ev_sub_forget_given(sub); /* it was given to us, and not settled by us */
     ev_dispatch_gather(bus, sub, false, now);
     forget_unsettled(bus, sub);
     ev_sub_check_ended(sub);

@@ -51,10 +51,9 @@ void ev_bus_free(evbus *bus)
     ev_tenants_fini(bus);
     ev_events_fini(bus);
     ev_backlog_fini(bus);
-    ev_streams_fini(bus);
     ev_limbo_fini(&bus->limbo);
     ev_topics_fini(bus);
-    ev_flight_fini(&bus->closing);
+    pthread_mutex_destroy(&bus->flights);
     ev_config_fini(&bus->cfg);
     pthread_mutex_destroy(&bus->mutex);
     ev_free(bus);
@@ -132,7 +131,8 @@ static evbus *bus_new(const struct ev_backend_ops *ops, bool manual)
     pthread_mutex_init(&bus->events.mutex, NULL);
     pthread_mutex_init(&bus->acks.mutex, NULL);
     pthread_mutex_init(&bus->acks.latency_mutex, NULL);
-    ev_flight_init(&bus->closing);
+    pthread_mutex_init(&bus->flights, NULL);
+    ev_flight_init(&bus->closing, &bus->flights);
     ev_limbo_init(&bus->limbo);
     return bus;
 }

@@ -13,45 +13,26 @@
 #define ASK_MS 5000
 #define SUBJECTS_MAX 32
 
-/* What this bus did about a stream; guarded by bus->mutex. */
-struct ev_made {
-    struct ev_made *next;
-    int64_t missed_at; /* first not-found answer, 0: none */
-    char name[];
-};
-
 /* ---- Streams this bus made --------------------------------------------------------------------------------------- */
 
-static struct ev_made *made_find(evbus *bus, const char *stream)
+/* bus->mutex is held. NULL: it did not make that one. */
+static struct ev_text *made_find(evbus *bus, const char *stream)
 {
-    struct ev_made *m = bus->made;
+    struct ev_text *t = ev_bus_text(bus, stream, strlen(stream));
 
-    while (m && strcmp(m->name, stream) != 0)
-        m = m->next;
-    return m;
+    return t && t->made ? t : NULL;
 }
 
 static void made_note(evbus *bus, const char *stream)
 {
+    (void)ev_bus_intern(bus, stream, strlen(stream));
     pthread_mutex_lock(&bus->mutex);
-    struct ev_made *m = made_find(bus, stream);
-    if (!m && (m = ev_calloc(1, sizeof *m + strlen(stream) + 1)) != NULL) {
-        strcpy(m->name, stream);
-        m->next = bus->made;
-        bus->made = m;
+    struct ev_text *t = ev_bus_text(bus, stream, strlen(stream));
+    if (t) {
+        t->made = true;
+        t->missed_at = 0;
     }
-    if (m)
-        m->missed_at = 0;
     pthread_mutex_unlock(&bus->mutex);
-}
-
-void ev_streams_fini(evbus *bus)
-{
-    while (bus->made) {
-        struct ev_made *next = bus->made->next;
-        ev_free(bus->made);
-        bus->made = next;
-    }
 }
 
 enum lost { NEVER_KNOWN, WAIT_AND_SEE, MAKE_AGAIN, NOT_OURS };
@@ -66,7 +47,7 @@ static enum lost judge_missing(evbus *bus, struct ev_topic *topic)
         return NEVER_KNOWN;
     const int64_t now = ev_now(bus);
     pthread_mutex_lock(&bus->mutex);
-    struct ev_made *m = made_find(bus, known);
+    struct ev_text *m = made_find(bus, known);
     if (m && m->missed_at == 0)
         m->missed_at = now;
     if (m)
@@ -78,7 +59,7 @@ static enum lost judge_missing(evbus *bus, struct ev_topic *topic)
 static void seen_again(evbus *bus, const char *stream)
 {
     pthread_mutex_lock(&bus->mutex);
-    struct ev_made *m = made_find(bus, stream);
+    struct ev_text *m = made_find(bus, stream);
     if (m)
         m->missed_at = 0;
     pthread_mutex_unlock(&bus->mutex);

@@ -29,6 +29,4 @@ evbus_status ev_streams_for_sub(struct ev_topic *topic, int64_t deadline, char r
 /* The topic's stream did not answer: look again on the housekeeping thread, and while its gate is closed. [loop] */
 void ev_streams_check_later(evbus *bus, struct ev_topic *topic);
 
-void ev_streams_fini(evbus *bus);
-
 #endif

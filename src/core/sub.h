@@ -3,6 +3,7 @@
 #ifndef EV_CORE_SUB_H
 #define EV_CORE_SUB_H
 
+#include "base/alloc.h"
 #include "core/breaker.h"
 #include "core/bus.h"
 #include "core/frontier.h"
@@ -11,6 +12,13 @@
 #include "core/tail.h"
 
 #define EV_PAUSES_MAX 32
+
+/* What came. There are many subscriptions to which nothing ever comes. */
+struct ev_past {
+    struct ev_settled settled; /* envelopes */
+    struct ev_span span;       /* of a stream */
+    struct ev_span given;      /* without what follows from the broker's count: only what came */
+};
 
 enum ev_sub_state {
     EV_SUB_BINDING, /* [app] its consumer is being made */
@@ -25,13 +33,14 @@ struct evbus_sub {
     struct ev_topic *topic; /* its name may be a pattern */
     evbus_handler fn;
     void *ctx;
-    bool envelope, letters;
+    bool envelope;
+    bool letters;                  /* what nobody can handle goes to a dead-letter topic */
+    uint32_t pause_count;          /* of `pauses` */
     evbus_sub_opts o;              /* defaults filled in; strings are copies */
-    uint32_t *pauses, pause_count; /* retry_list_ms; NULL: none */
-    char group[72];                /* "" for fanout */
+    uint32_t *pauses;              /* retry_list_ms; NULL: none */
+    const char *group;             /* interned; "" for fanout */
     struct ev_topic *letter_topic; /* NULL: it has no letters (plain, or fan-out that named none), or none yet */
     struct {
-        char *name; /* allocated */
         uint64_t id;
         bool durable, ack_explicit, ack_all, exclusive;
     } consumer; /* as struct ev_consumer_cfg, which is made of it for binding: there are many that are idle */
@@ -53,45 +62,42 @@ struct evbus_sub {
     int64_t rate;     /* rate.c's bucket */
     struct ev_progress progress;
     bool stalled, dirty, rebinding;
-    bool moving;       /* rebinding, once nothing comes from the old binding */
-    bool detached;     /* it pulls no more */
-    bool quiet;        /* and nothing is under way to it any more */
-    bool gathering;    /* nothing starts: what comes is put in the order of the stream first */
-    bool stopping;     /* ev_dispatch_stop is at work: it has not ended yet, whatever the counts say */
-    bool leaving;      /* all is settled or handed back; the broker is to work that off */
-    bool left;         /* it has */
-    bool foreign_seen; /* reported */
-    bool letters_fail; /* reported: the dead-letter topic does not take them */
-    bool standing_by;  /* reported: another member is active */
+    bool moving;          /* rebinding, once nothing comes from the old binding */
+    bool detached;        /* it pulls no more */
+    bool quiet;           /* and nothing is under way to it any more */
+    bool gathering;       /* nothing starts: what comes is put in the order of the stream first */
+    bool stopping;        /* ev_dispatch_stop is at work: it has not ended yet, whatever the counts say */
+    bool leaving;         /* all is settled or handed back; the broker is to work that off */
+    bool left;            /* it has */
+    bool foreign_seen;    /* reported */
+    bool letters_fail;    /* reported: the dead-letter topic does not take them */
+    bool standing_by;     /* reported: another member is active */
+    bool lagging;         /* in the list of those whose frontier is to be told */
+    bool frontier_held;   /* reported: nothing moves */
+    bool dismissed;       /* by evbus_unsubscribe, not by the bus's end */
+    bool unsubscribed;    /* guarded by bus->mutex: the handle is spent */
+    bool nobody_waits;    /* unsubscribed inside its own handler; written before `halt` is posted */
     struct ev_tail *tail; /* NULL: it does not park */
     struct ev_breaker breaker;
     struct evbus_sub *next_attached, *next_dirty;
     evbus_msg *oldest, *newest;  /* by lease time */
-    struct ev_settled settled;   /* envelopes; made at the first message */
-    struct ev_span span;         /* envelopes of a stream ... */
-    const char *span_stream;     /* ... of this name */
-    struct ev_span given;        /* without what follows from the broker's count: only what came */
+    struct ev_past *past;        /* made at the first message */
+    const char *span_stream;     /* its spans are of the stream of this name */
     uint64_t sequence_top;       /* nothing above it was ever delivered here: needs not be looked for */
-    bool dismissed;              /* by evbus_unsubscribe, not by the bus's end */
     struct ev_frontier frontier; /* with frontier acks; made at the first message */
     struct evbus_sub *next_lagging;
     int64_t frontier_lease;  /* when what is finished in it was last extended */
     uint64_t frontier_front; /* the first of it when it was looked at; 0: nothing */
     uint64_t finish_to;      /* stopping: up to here everything is still handled; 0: nothing is */
-    bool lagging;            /* in the list of those whose frontier is to be told */
-    bool frontier_held;      /* reported: nothing moves */
-    uint64_t left_back, left_dropped, left_unsettled; /* for the report */
-    uint64_t left_unhandled;
+    uint32_t left_back, left_dropped, left_unsettled, left_unhandled; /* for the report */
 
     /* Ending */
-    struct ev_command attach, halt;
+    struct ev_command bound; /* it has a binding: the first one, and later a new one */
+    struct ev_command halt;
     struct ev_chore rebind;
     void *fresh; /* a new binding on its way to the loop */
-    struct ev_command adopt;
     uint32_t rebind_tries,
         rebind_told;        /* [keeper] since it was lost: attempts; which statuses were reported, a bit each */
-    bool unsubscribed;      /* guarded by bus->mutex: the handle is spent */
-    bool nobody_waits;      /* unsubscribed inside its own handler; written before `halt` is posted */
     struct evbus_sub *next; /* bus->subs; guarded by bus->mutex */
 };
 
@@ -106,6 +112,18 @@ static inline uint32_t ev_sub_window(const struct evbus_sub *sub)
 {
     return sub->o.inflight_max * (sub->o.membership == EVBUS_SHARED ? 16 : 1);
 }
+
+/* What its consumer is called. [any] */
+void ev_sub_consumer_name(const struct evbus_sub *sub, char out[EV_NAME_MAX]);
+
+/* `past`, made if it is not there. False: no memory. [loop] */
+static inline bool ev_sub_has_past(struct evbus_sub *sub)
+{
+    return sub->past || (sub->past = ev_calloc(1, sizeof *sub->past)) != NULL;
+}
+
+/* Nothing is known any more of what came: ev_span_forget. [loop] */
+void ev_sub_forget_given(struct evbus_sub *sub);
 
 /* If nothing of it is here or under way: ev_sub_ended follows once the broker has worked off what it was told. [loop] */
 void ev_sub_check_ended(struct evbus_sub *sub);

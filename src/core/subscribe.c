@@ -98,24 +98,30 @@ static evbus_status choose_group(struct evbus_sub *sub, const evbus_sub_opts *o)
                        "topic '%s': neither evbus_sub_opts.group nor evbus_opts.name nor fanout is set; "
                        "members of one group share one durable",
                        sub->topic->name);
-    (void)ev_copy(sub->group, sizeof sub->group, o->group ? o->group : cfg->o.name);
-    return EVBUS_OK;
+    const char *group = o->group ? o->group : cfg->o.name;
+    sub->group = ev_bus_intern(sub->bus, group, strlen(group));
+    return sub->group ? EVBUS_OK : ev_fail(EVBUS_NOMEM, "out of memory for the name of group '%s'", group);
 }
 
 /* ---- The consumer ------------------------------------------------------------------------------------------------ */
 
-static evbus_status describe_consumer(struct evbus_sub *sub)
+void ev_sub_consumer_name(const struct evbus_sub *sub, char out[EV_NAME_MAX])
+{
+    if (sub->o.fanout)
+        (void)ev_ephemeral_name(out, sub->topic->name, sub->consumer.id);
+    else
+        (void)ev_durable_name(out, sub->group, sub->topic->name);
+}
+
+static void describe_consumer(struct evbus_sub *sub)
 {
     char name[EV_NAME_MAX];
 
-    sub->consumer.id = sub->o.fanout ? ev_ephemeral_name(name, sub->topic->name, ev_random())
-                                     : ev_durable_name(name, sub->group, sub->topic->name);
-    sub->consumer.name = ev_strdup(name);
+    sub->consumer.id = sub->o.fanout ? ev_random() : ev_durable_name(name, sub->group, sub->topic->name);
     sub->consumer.durable = !sub->o.fanout;
     sub->consumer.ack_explicit = sub->envelope;
     sub->consumer.exclusive = sub->envelope && !sub->o.fanout && sub->o.membership == EVBUS_EXCLUSIVE;
     sub->consumer.ack_all = sub->o.ack_mode == EVBUS_ACK_FRONTIER;
-    return sub->consumer.name ? EVBUS_OK : ev_fail(EVBUS_NOMEM, "out of memory for the name of a consumer");
 }
 
 static void configure_consumer(const struct evbus_sub *sub, struct ev_consumer_cfg *ret)
@@ -131,7 +137,7 @@ static void configure_consumer(const struct evbus_sub *sub, struct ev_consumer_c
         .ack_wait_ns = (int64_t)sub->o.ack_wait_ms * EV_MS,
         .ack_pending_max = ev_sub_window(sub),
     };
-    (void)ev_copy(ret->name, sizeof ret->name, sub->consumer.name);
+    ev_sub_consumer_name(sub, ret->name);
 }
 
 /* Plain messages follow the topic: without a stream there is core NATS, if the topic allows that. */
@@ -175,12 +181,14 @@ static evbus_status bind(struct evbus_sub *sub, int64_t deadline, void **ret)
 
 static void sub_free(struct evbus_sub *sub)
 {
-    ev_settled_fini(&sub->settled);
+    if (sub->past) {
+        ev_settled_fini(&sub->past->settled);
+        ev_span_fini(&sub->past->span);
+        ev_span_fini(&sub->past->given);
+        ev_free(sub->past);
+    }
     ev_tail_fini(sub);
     ev_frontier_fini(&sub->frontier);
-    ev_span_fini(&sub->span);
-    ev_span_fini(&sub->given);
-    ev_free(sub->consumer.name);
     ev_free(sub->pauses);
     ev_free(sub);
 }
@@ -223,7 +231,7 @@ static void delist(struct evbus_sub *sub)
 
 static void attach_on_loop(evbus *bus, struct ev_command *command)
 {
-    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, attach));
+    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, bound));
 
     sub->span_stream = ev_load_acquire(&sub->stream);
     ev_dispatch_attach(bus, sub);
@@ -253,6 +261,7 @@ static evbus_status sub_new(evbus *bus, const char *name, const evbus_sub_opts *
     sub->bus = bus;
     sub->topic = topic;
     sub->o = *o;
+    sub->group = "";
     st = choose_group(sub, o);
     if (st == EVBUS_OK)
         st = ev_retry_take(sub);
@@ -294,7 +303,8 @@ static evbus_status start(struct evbus_sub *sub, const char *letters)
     evbus *bus = sub->bus;
     evbus_status st = ev_tail_init(sub);
 
-    if (st != EVBUS_OK || (st = choose_letters(sub, letters)) != EVBUS_OK || (st = describe_consumer(sub)) != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
+    describe_consumer(sub);
+    if (st != EVBUS_OK || (st = choose_letters(sub, letters)) != EVBUS_OK || (st = enlist(sub)) != EVBUS_OK) {
         sub_free(sub);
         return st;
     }
@@ -305,8 +315,8 @@ static evbus_status start(struct evbus_sub *sub, const char *letters)
         sub_free(sub);
         return st;
     }
-    sub->attach.run = attach_on_loop;
-    ev_loop_post(bus, &sub->attach);
+    sub->bound.run = attach_on_loop;
+    ev_loop_post(bus, &sub->bound);
     (void)ev_bus_await(bus, attached, sub, EV_NEVER);
     if (!ev_load_acquire(&sub->stream))
         fence(bus, sub);
@@ -475,7 +485,7 @@ evbus_status evbus_unsubscribe(evbus_sub *sub)
 
 static void adopt_on_loop(evbus *bus, struct ev_command *command)
 {
-    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, adopt));
+    struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, bound));
 
     sub->rebinding = false;
     if (sub->detached ||
@@ -493,8 +503,7 @@ static void adopt_on_loop(evbus *bus, struct ev_command *command)
     sub->fresh = NULL;
     if (ev_load_acquire(&sub->stream) != sub->span_stream) {
         sub->span_stream = ev_load_acquire(&sub->stream);
-        ev_span_forget(&sub->span); /* sequences of another stream */
-        ev_span_forget(&sub->given);
+        ev_sub_forget_given(sub); /* sequences of another stream */
     }
     ev_dispatch_rebound(bus, sub);
 }
@@ -532,8 +541,8 @@ static void rebind_chore(evbus *bus, struct ev_chore *chore)
     if (!unwanted)
         tell_rebind(bus, sub, st, link && ev_link_is_up(bus));
     if (st == EVBUS_OK || unwanted) {
-        sub->adopt.run = adopt_on_loop;
-        ev_loop_post(bus, &sub->adopt);
+        sub->bound.run = adopt_on_loop;
+        ev_loop_post(bus, &sub->bound);
         return;
     }
     if (ev_load_seqcst(&bus->phase) == EV_RUNNING)

@@ -21,13 +21,6 @@ static const evbus_topic_opts defaults = {
     .fallback = EVBUS_ON,
 };
 
-/* A text that lives until close. */
-struct ev_text {
-    struct ev_text *next;
-    size_t len;
-    char text[];
-};
-
 static struct ev_topic_table *table_new(uint64_t slots)
 {
     struct ev_topic_table *t = ev_calloc(1, sizeof *t + slots * sizeof t->slots[0]);
@@ -54,7 +47,6 @@ static void topic_free(struct ev_topic *topic)
 
     if (cfg != &defaults)
         ev_free((void *)cfg);
-    ev_flight_fini(&topic->flight);
     ev_free(topic->failed_text);
     ev_free(topic);
 }
@@ -143,7 +135,7 @@ static struct ev_topic *topic_new(evbus *bus, const char *name, size_t len, uint
     topic->len = (uint16_t)len;
     memcpy(topic->name, name, len);
     ev_store_relaxed(&topic->cfg, &defaults); /* published by T1 */
-    ev_flight_init(&topic->flight);
+    ev_flight_init(&topic->flight, &bus->flights);
     return topic;
 }
 
@@ -215,19 +207,30 @@ evbus_status ev_topic_get(evbus *bus, const char *name, bool pattern, struct ev_
     return st;
 }
 
+static struct ev_text **bucket_of(evbus *bus, const char *text, size_t len)
+{
+    return &bus->topics.texts[ev_hash(text, len, bus->topics.seed) % EV_TEXT_BUCKETS];
+}
+
+struct ev_text *ev_bus_text(evbus *bus, const char *text, size_t len)
+{
+    struct ev_text *t = *bucket_of(bus, text, len);
+
+    while (t && (t->len != len || memcmp(t->text, text, len) != 0))
+        t = t->next;
+    return t;
+}
+
 const char *ev_bus_intern(evbus *bus, const char *text, size_t len)
 {
-    struct ev_text **bucket = &bus->topics.texts[ev_hash(text, len, bus->topics.seed) % EV_TEXT_BUCKETS];
-    struct ev_text *t;
+    struct ev_text **bucket = bucket_of(bus, text, len);
 
     pthread_mutex_lock(&bus->mutex);
-    for (t = *bucket; t; t = t->next)
-        if (t->len == len && memcmp(t->text, text, len) == 0)
-            break;
+    struct ev_text *t = ev_bus_text(bus, text, len);
     if (!t && bus->topics.interned < INTERNED_MAX) {
-        t = ev_malloc(sizeof *t + len + 1);
+        t = ev_calloc(1, sizeof *t + len + 1);
         if (t) {
-            t->len = len;
+            t->len = (uint32_t)len;
             memcpy(t->text, text, len);
             t->text[len] = 0;
             t->next = *bucket;

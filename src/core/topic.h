@@ -30,6 +30,15 @@ struct ev_topic_table {
     } slots[];
 };
 
+/* A text that lives until close. As the name of a stream: what this bus did about it. */
+struct ev_text {
+    struct ev_text *next;
+    int64_t missed_at; /* made: the first answer that it is not there; 0: none */
+    uint32_t len;
+    bool made; /* by this bus */
+    char text[];
+};
+
 struct ev_topics {
     _Atomic(struct ev_topic_table *) table;
     uint64_t seed;
@@ -97,6 +106,9 @@ struct ev_topic {
 
 evbus_status ev_topics_init(evbus *bus);
 void ev_topics_fini(evbus *bus);
+
+/* What ev_bus_intern keeps, or NULL. bus->mutex is held. */
+struct ev_text *ev_bus_text(evbus *bus, const char *text, size_t len);
 
 /* The record, or NULL. [any] wait-free */
 struct ev_topic *ev_topic_find(const evbus *bus, const char *name, size_t len);

@@ -40,7 +40,7 @@ static bool choose(evbus *bus, uint64_t after, struct look *ret)
                              .mute = best->watched.mute || best->o.progress_timeout_ms == EVBUS_FOREVER,
                              .shared = best->o.membership == EVBUS_SHARED};
         (void)ev_copy(ret->group, sizeof ret->group, best->group);
-        (void)ev_copy(ret->consumer, sizeof ret->consumer, best->consumer.name);
+        ev_sub_consumer_name(best, ret->consumer);
         const uint64_t arrived = ev_load_relaxed(&best->watched.arrived); /* a statistic */
         ret->moved = arrived != best->watched.arrived_then;
         best->watched.arrived_then = arrived;
@@ -204,8 +204,9 @@ static uint64_t look_back(struct evbus_sub *sub, const char *stream, int64_t dea
     struct ev_stream_info info;
     struct look look = {.topic = sub->topic->name, .stream = stream};
 
+    ev_sub_consumer_name(sub, look.consumer);
     if (!sub->consumer.durable ||
-        bus->ops->consumer_state(bus->state, stream, sub->consumer.name, &consumer, deadline) != EVBUS_OK ||
+        bus->ops->consumer_state(bus->state, stream, look.consumer, &consumer, deadline) != EVBUS_OK ||
         bus->ops->stream_info(bus->state, stream, look.topic, &info, deadline) != EVBUS_OK)
         return 0;
     const uint64_t given = sub->o.membership == EVBUS_SHARED ? consumer.delivered_seq : consumer.floor_seq;

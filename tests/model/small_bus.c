@@ -183,7 +183,8 @@ void small_bus_reset(uint32_t publishes)
     ev_store_relaxed(&bus->refs, 1);
     ev_park_init(&bus->changed);
     ev_park_init(&bus->keeper.park);
-    ev_flight_init(&bus->closing);
+    pthread_mutex_init(&bus->flights, NULL);
+    ev_flight_init(&bus->closing, &bus->flights);
     ev_crew_init(&bus->crew.crew);
     (void)ev_tenants_init(bus);
     if (ev_topics_init(bus) != EVBUS_OK || ev_slots_init(bus) != EVBUS_OK || ev_dispatch_init(bus) != EVBUS_OK ||
@@ -201,7 +202,7 @@ void small_bus_fini(void)
     ev_tenants_fini(bus);
     ev_limbo_fini(&bus->limbo);
     ev_topics_fini(bus);
-    ev_flight_fini(&bus->closing);
+    pthread_mutex_destroy(&bus->flights);
     evbus_clock_free((evbus_clock *)bus->clock);
 }
 

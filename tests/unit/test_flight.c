@@ -17,6 +17,8 @@
 
 #define CROWD 64
 
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
 struct airport {
     struct ev_flight flight;
     evbus_status result;
@@ -34,13 +36,12 @@ static void test_flight_forgets_its_result(void **state)
     evbus_status status = EVBUS_TIMEOUT;
 
     (void)state;
-    ev_flight_init(&flight);
+    ev_flight_init(&flight, &lock);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(ev_flight_join(&flight, NULL, EV_NEVER, &status), EV_FLIGHT_LEAD);
         ev_flight_land(&flight, i == 1 ? EVBUS_REFUSED : EVBUS_OK, NULL);
     }
     assert_int_equal(status, EVBUS_TIMEOUT); /* written for passengers only */
-    ev_flight_fini(&flight);
 }
 
 /* A caller whose deadline comes before the landing leaves alone, and the landing does not touch it. */
@@ -51,14 +52,13 @@ static void test_flight_waiter_leaves_at_its_deadline(void **state)
     evbus_status status = EVBUS_SYSTEM;
 
     (void)state;
-    ev_flight_init(&flight);
+    ev_flight_init(&flight, &lock);
     assert_int_equal(ev_flight_join(&flight, NULL, EV_NEVER, &status), EV_FLIGHT_LEAD);
     assert_int_equal(ev_flight_join(&flight, NULL, 0, &status), EV_FLIGHT_TIMEOUT);
     assert_int_equal(ev_flight_join(&flight, NULL, ev_clock_now(NULL) + EV_MS, &status), EV_FLIGHT_TIMEOUT);
     assert_int_equal(ev_flight_join(&flight, clock, 0, &status), EV_FLIGHT_TIMEOUT);
     ev_flight_land(&flight, EVBUS_OK, "");
     assert_int_equal(status, EVBUS_SYSTEM);
-    ev_flight_fini(&flight);
     evbus_clock_free(clock);
 }
 
@@ -95,7 +95,7 @@ static void fly_crowd(evbus_status result)
 {
     struct airport airport = {.result = result};
 
-    ev_flight_init(&airport.flight);
+    ev_flight_init(&airport.flight, &lock);
     for (int round = 0; round < 10; round++) {
         atomic_store(&airport.leaders, 0);
         atomic_store(&airport.passengers, 0);
@@ -105,7 +105,6 @@ static void fly_crowd(evbus_status result)
         assert_int_equal(atomic_load(&airport.passengers), CROWD - 1);
         assert_null(airport.flight.seats);
     }
-    ev_flight_fini(&airport.flight);
     assert_int_equal(ev_alloc_live(), 0);
 }
 
@@ -157,7 +156,7 @@ static void test_flight_answers_everybody(void **state)
     struct airport airport = {0};
 
     (void)state;
-    ev_flight_init(&airport.flight);
+    ev_flight_init(&airport.flight, &lock);
     for (int round = 0; round < RACE_REPETITIONS; round++) {
         atomic_store(&airport.leaders, 0);
         atomic_store(&airport.passengers, 0);
@@ -169,7 +168,6 @@ static void test_flight_answers_everybody(void **state)
         assert_null(airport.flight.seats);
         assert_int_equal(ev_load_relaxed(&airport.flight.park.waiters), 0);
     }
-    ev_flight_fini(&airport.flight);
 }
 
 static void wait_virtually(int index, void *ctx)
@@ -195,12 +193,11 @@ static void test_flight_deadline_follows_a_virtual_clock(void **state)
     evbus_status status;
 
     (void)state;
-    ev_flight_init(&airport.flight);
+    ev_flight_init(&airport.flight, &lock);
     assert_int_equal(ev_flight_join(&airport.flight, airport.clock, EV_NEVER, &status), EV_FLIGHT_LEAD);
     race_run(2, wait_virtually, &airport);
     assert_int_equal(race_failures(), 0);
     ev_flight_land(&airport.flight, EVBUS_OK, NULL);
-    ev_flight_fini(&airport.flight);
     evbus_clock_free(airport.clock);
 }
 
