@@ -170,7 +170,7 @@ void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64
 {
     struct ev_nats_gap *g = &b->gap;
 
-    if (fresh && g->in_order) {
+    if (fresh && g->in_order && stream_seq > g->delivered) { /* else it is pending, and the leader's count is not */
         if (stream_seq >= g->beyond)
             ev_nats_gap_idle(st, b);
         return;

@@ -84,6 +84,19 @@ static void test_gathering_ends_at_the_first_new_one(void **state)
     assert_int_equal(ended, 1);
 }
 
+/* A new leader may not know that it was delivered before, only that it is pending. */
+static void test_what_is_pending_is_not_new(void **state)
+{
+    (void)state;
+    b.gap.reached = 15;
+    told(20, 11);
+    for (uint64_t seq = 10; seq <= 19; seq++)
+        ev_nats_gap_delivered(&st, &b, seq, true);
+    assert_int_equal(ended, 0);
+    ev_nats_gap_delivered(&st, &b, 20, true);
+    assert_int_equal(ended, 1);
+}
+
 /* 16 to 20 are here, which the new leader does not know of: they are none of the three that it misses. */
 static void test_what_a_leader_forgot_is_not_counted(void **state)
 {
@@ -127,9 +140,9 @@ int main(void)
 {
 #define GATHER(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        GATHER(test_gathering_ends_when_all_came),           GATHER(test_gathering_ends_at_the_first_new_one),
-        GATHER(test_what_a_leader_forgot_is_not_counted),    GATHER(test_what_a_leader_forgot_is_waited_for),
-        GATHER(test_a_leader_that_forgot_all_is_waited_for),
+        GATHER(test_gathering_ends_when_all_came),       GATHER(test_gathering_ends_at_the_first_new_one),
+        GATHER(test_what_is_pending_is_not_new),         GATHER(test_what_a_leader_forgot_is_not_counted),
+        GATHER(test_what_a_leader_forgot_is_waited_for), GATHER(test_a_leader_that_forgot_all_is_waited_for),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
