@@ -93,7 +93,8 @@ void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64
         ev_host_foreign(st->host, b->sub, left_out);
         return;
     }
-    if (!b->exclusive || b->ack_all) { /* ack_all: nats_frontier.c counts them itself */
+    if (!b->exclusive ||
+        (b->ack_all && !b->gap.clustered)) { /* ack_all: another client has it; nothing is acked meanwhile */
         if (left_out > 0) {
             b->foreign_at = st->now;
             ev_host_foreign(st->host, b->sub, left_out);
@@ -103,8 +104,8 @@ void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64
     b->gap.left_out += left_out;
     if (b->gap.due && b->gap.gathering)
         return;
-    if (b->gap.told == 0 && st->now - b->gap.suspected_at < SUSPECT_PAUSE)
-        return; /* there was nothing to it a moment ago: not again and again */
+    if (b->gap.told == 0 && !b->ack_all && st->now - b->gap.suspected_at < SUSPECT_PAUSE)
+        return; /* there was nothing to it a moment ago: not again and again. (ack_all looks again when it has told.) */
     b->gap.suspected_at = st->now;
     b->gap.suspected = left_out > 0;
     start_gathering(st, b); /* what comes now may come after what was lost */

@@ -13,9 +13,8 @@ static void be_one_of_several(evbus *bus, struct ev_command *command)
 
 /* Deliveries that never come, in the middle of a session, as when a server of a cluster dies on their way (here: taken by a
  * client that goes away, of a server that counts as one of several). The server's count shows it: nothing later starts before they came again. */
-static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
+static void loses_on_the_way(struct nats_case *c, evbus_ack_mode mode)
 {
-    struct nats_case *c = *state;
     struct ledger *ledger = new_ledger(0);
 
     case_start(c, CASE_JETSTREAM, "");
@@ -23,7 +22,7 @@ static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
     struct counted command = {.command.run = be_one_of_several};
     ev_loop_post(bus, &command.command);
     await_count(&command.done, 1);
-    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .ack_mode = mode, .deliveries_max = EVBUS_FOREVER));
     evbus *publisher = publish_all(c, 1);
     await_count(&ledger->distinct, AGGREGATES);
     await_settled(c);
@@ -40,6 +39,16 @@ static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
     assert_in_range(counted(bus).told, 5 * 20, UINT64_MAX);
     assert_int_equal(ledger->skipped, 0);
     assert_int_equal(most_runs(ledger), 1);
+}
+
+static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
+{
+    loses_on_the_way(*state, EVBUS_ACK_EACH);
+}
+
+static void test_gap_waits_for_what_was_lost_on_the_way_with_frontier_acks(void **state)
+{
+    loses_on_the_way(*state, EVBUS_ACK_FRONTIER);
 }
 
 static bool is_told(void *bus)
@@ -110,6 +119,7 @@ int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
         GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
+        GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way_with_frontier_acks),
         GAP_CASE(test_gap_waits_while_nothing_comes),
         GAP_CASE(test_gap_waits_for_its_own_pulls),
     };

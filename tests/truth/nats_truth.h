@@ -122,7 +122,7 @@ static inline bool witness_is_idle(void *arg)
 
     if (!witness_consumer(arg, &f) || f.pending > 0)
         return false;
-    return f.unacked == 0 || (f.frontier && f.floor >= witness_last(arg));
+    return f.unacked == 0 || (f.frontier && f.floor >= f.delivered_seq && f.floor >= witness_last(arg));
 }
 
 /* ---- Reading streams --------------------------------------------------------------------------------------------- */
