@@ -147,6 +147,15 @@ static bool run(struct torture *t, struct progress *progress)
     return good && !t->problem[0];
 }
 
+/* What the servers did, and what follows from it. */
+static void print_losses(const struct truth_account *a)
+{
+    if (a->losses)
+        (void)printf("  the server lost its consumer's state %" PRIu64 " times; run again because of that %" PRIu64
+                     ", second dead letters %" PRIu64 "\n",
+                     a->losses, a->again, a->letters_again);
+}
+
 static void print_text(const struct torture *t, bool kept)
 {
     static const char *const texts[] = {
@@ -162,8 +171,10 @@ static void print_text(const struct torture *t, bool kept)
                  " (of these stored %" PRIu64 ")\n",
                  a->accepted, a->declined, a->refused, a->unknown, a->unknown_stored);
     (void)printf("  handler starts %" PRIu64 ", retries %" PRIu64 ", repeats %" PRIu64 ", acknowledged %" PRIu64
-                 ", dead letters %" PRIu64 ", members %" PRIu64 ", turns %" PRIu64 "\n ",
+                 ", dead letters %" PRIu64 ", members %" PRIu64 ", turns %" PRIu64 "\n",
                  a->starts, a->retries, a->repeats, a->acked, a->letters, a->members, a->turns);
+    print_losses(a);
+    (void)printf(" ");
     for (size_t i = 0; i < TORTURE_MISFORTUNES; i++)
         if (t->misfortunes[i])
             (void)printf(" %s %" PRIu64 "%s", texts[i], t->misfortunes[i], i + 1 < TORTURE_MISFORTUNES ? ";" : "");
@@ -197,6 +208,9 @@ static void print_json(const struct torture *t, bool kept)
     json_bool(&j, "shared", t->shared);
     json_uint(&j, "turns", a->turns);
     json_uint(&j, "misfortunes", misfortunes);
+    json_uint(&j, "state_losses", a->losses);
+    json_uint(&j, "again_after_loss", a->again);
+    json_uint(&j, "letters_after_loss", a->letters_again);
     json_close(&j, '}');
     (void)json_print(&j, stdout);
     json_fini(&j);

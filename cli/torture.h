@@ -17,6 +17,7 @@
 
 #include <pthread.h>
 
+#define TORTURE_GROUP "torture"
 #define TORTURE_AGGREGATES 16u /* and one more: the fence */
 #define TORTURE_PUBLISHERS 2u
 #define TORTURE_RATE 600u /* publishes a second */
@@ -104,6 +105,7 @@ struct torture {
     _Atomic(uint64_t) finished;
 
     uint64_t misfortunes[TORTURE_MISFORTUNES];
+    char stream_name[128], consumer_name[128]; /* as the server names them; "": not asked yet */
     struct truth_content stream, letters;
     struct truth_account account;
 };

@@ -128,8 +128,9 @@ static bool add_lag(const evbus_lag *lag, void *sum)
 static uint64_t lag_of(const struct torture *t, evbus *audit)
 {
     uint64_t lag = 0;
-    const evbus_status st = evbus_lags(
-        audit, EVBUS_OPTS(evbus_lag_opts, .topic = t->topic, .group = "torture", .timeout_ms = 2000), add_lag, &lag);
+    const evbus_status st =
+        evbus_lags(audit, EVBUS_OPTS(evbus_lag_opts, .topic = t->topic, .group = TORTURE_GROUP, .timeout_ms = 2000),
+                   add_lag, &lag);
 
     return st == EVBUS_OK ? lag : 1;
 }

@@ -157,7 +157,7 @@ bool torture_member_come(struct torture *t, struct torture_shop *shop)
         return false;
     *m = (struct torture_member){.t = t, .truth = shop->bus.truth, .number = truth_member(&shop->bus.truth)};
     evbus_sub_opts_init(&o);
-    o.group = "torture";
+    o.group = TORTURE_GROUP;
     o.membership = t->shared ? EVBUS_SHARED : EVBUS_EXCLUSIVE;
     o.ack_wait_ms = t->target == TORTURE_CLUSTER ? 3000 : 1500;
     o.inflight_max = INFLIGHT;

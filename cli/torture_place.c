@@ -11,14 +11,17 @@
 
 #include "support/nats_server.h"
 #include "support/proxy.h"
+#include "support/truth_read.h"
 
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SERVERS_MAX 3u
+#define ASK_MS 2000u
 
 /* In a process nothing else happens than what fault+mem:// makes happen; servers get their misfortunes from outside. */
 #define MEM_FAULTS                                                                                                     \
@@ -169,6 +172,60 @@ static void stall(struct torture *t, struct proxy *proxy)
     proxy_after(proxy, n % 2 ? PROXY_TO_SERVER : PROXY_TO_CLIENT, UINT64_MAX, PROXY_CUT); /* if it did not come to it */
 }
 
+/* Of the group's consumer, over no proxy and with no library of ours between. */
+static bool ask_consumer(struct torture *t, struct truth_consumer *ret)
+{
+    struct nats_wire w;
+    const bool answered =
+        nats_wire_open(&w, t->place->servers[0].port, ASK_MS) &&
+        (t->stream_name[0] || truth_read_stream_name(&w, t->topic, t->stream_name, sizeof t->stream_name)) &&
+        (t->consumer_name[0] ||
+         truth_read_consumer_name(&w, t->stream_name, TORTURE_GROUP "-", t->consumer_name, sizeof t->consumer_name)) &&
+        truth_read_consumer(&w, t->stream_name, t->consumer_name, ret);
+
+    nats_wire_close(&w);
+    return answered;
+}
+
+static int64_t wall_ns(void)
+{
+    struct timespec ts;
+
+    (void)clock_gettime(CLOCK_REALTIME, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* A server that is killed may lose the state of its consumer. What it knew is asked right before that, and what it knows
+ * right after, while nobody gets through the proxy: the difference is the server's doing, whatever evbus does. */
+static bool kill_one(struct torture *t, uint32_t ms)
+{
+    struct torture_place *p = t->place;
+    struct truth_consumer before, after;
+    const bool known = ask_consumer(t, &before);
+    const int64_t at = now_ns(), wall = wall_ns();
+
+    nats_server_kill(&p->servers[0]);
+    pass(t, ms);
+    proxy_after_each(p->proxies[0], PROXY_TO_SERVER, 0, PROXY_STALL);
+    const bool back = nats_server_restart(&p->servers[0]);
+    if (known && back && ask_consumer(t, &after) && truth_loss(&t->log, at, wall, &before, &after))
+        complain(t->command,
+                 "the server lost the state of consumer %s: floor %" PRIu64 " -> %" PRIu64 ", delivered %" PRIu64
+                 " -> %" PRIu64,
+                 t->consumer_name, before.floor, after.floor, before.delivered, after.delivered);
+    proxy_after_each(p->proxies[0], PROXY_TO_SERVER, UINT64_MAX, PROXY_CUT);
+    proxy_after(p->proxies[0], PROXY_TO_SERVER, UINT64_MAX, PROXY_CUT); /* those that have sent nothing yet */
+    proxy_release(p->proxies[0]);
+    return back;
+}
+
+static bool kill_of_several(struct torture *t, struct nats_server *server, uint32_t ms)
+{
+    nats_server_kill(server);
+    pass(t, ms);
+    return nats_server_restart(server);
+}
+
 bool torture_place_suffer(struct torture *t, enum torture_misfortune what)
 {
     struct torture_place *p = t->place;
@@ -189,9 +246,7 @@ bool torture_place_suffer(struct torture *t, enum torture_misfortune what)
         nats_server_signal(server, SIGCONT);
         return true;
     default:
-        nats_server_kill(server);
-        pass(t, ms);
-        if (nats_server_restart(server))
+        if (p->count == 1 ? kill_one(t, ms) : kill_of_several(t, server, ms))
             return true;
         torture_problem(t, "a killed nats-server does not start again");
         return false;

@@ -24,7 +24,8 @@ if(EVBUS_CLI AND cli_sources)
     # torture judges as the tests do, and has servers and proxies as they have; all of it knows the public header only
     target_sources(evbus_cli PRIVATE
         tests/support/nats_server.c tests/support/proxy.c tests/support/truth_judge.c
-        tests/support/truth_handlers.c tests/support/truth_servers.c tests/support/truth_log.c)
+        tests/support/truth_handlers.c tests/support/truth_servers.c tests/support/truth_losses.c
+        tests/support/truth_log.c tests/support/truth_read.c tests/support/nats_wire.c)
     target_include_directories(evbus_cli PRIVATE tests)
 endif()
 

@@ -40,7 +40,8 @@ enum truth_kind {
     TRUTH_VERDICT, /* it returned, or the deferred message is settled */
     TRUTH_LEFT,    /* a member has ended in order: it starts nothing any more */
     TRUTH_LEVELS,  /* something bounded has a new maximum */
-    TRUTH_TOTALS   /* the bus ended in order: its counts */
+    TRUTH_TOTALS,  /* the bus ended in order: its counts */
+    TRUTH_LOSS     /* the broker was killed, and has lost the state of the group's consumer */
 };
 
 struct truth_entry {
@@ -50,7 +51,8 @@ struct truth_entry {
     int64_t at_ns, wall_ns;
     uint64_t sequence;
     union {
-        uint64_t counts[4]; /* LEVELS: publishes, held and their limits; TOTALS: accepted, stored, refused, unknown */
+        uint64_t counts[4]; /* LEVELS: publishes, held and their limits; TOTALS: accepted, stored, refused, unknown;
+                               LOSS: floor before and after, delivered before and after */
         struct {
             uint32_t deliveries, attempt, verdict;
             uint32_t publisher;
@@ -108,6 +110,16 @@ void truth_verdict(struct truth *t, uint16_t member, const evbus_msg *msg, evbus
 void truth_levels(struct truth *t, const evbus_statistics *s, uint64_t publishes_max, uint64_t held_max);
 void truth_totals(struct truth *t, const evbus_statistics *s);
 
+/* Sequences of the stream, as the broker says them: all up to the floor are settled. */
+struct truth_consumer {
+    uint64_t floor, delivered;
+};
+
+/* The broker was asked for the group's consumer right before it was killed, at that time, and before anybody else was let to
+ * it when it was back. Takes it down if the state went back; false: it did not. */
+bool truth_loss(struct truth *t, int64_t at_ns, int64_t wall_ns, const struct truth_consumer *before,
+                const struct truth_consumer *after);
+
 uint32_t truth_aggregate(const evbus_msg *msg);
 
 /* ---- Judging ----------------------------------------------------------------------------------------------------- */
@@ -157,6 +169,8 @@ struct truth_account {
     uint64_t turns;
     uint64_t unknown_stored, late; /* of those unknown; of those, after the report */
     uint64_t disputed, lost;       /* sequences at which the servers differ; stored ones that the stream lost by that */
+    uint64_t losses;               /* of the consumer's state; then, because of that: */
+    uint64_t again, letters_again; /* runs of what had ended before, second letters */
 };
 
 /* True if every promise was kept. False: `verdict` says which was not, and the history is on stderr. */

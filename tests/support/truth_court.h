@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Between the judge's files: truth_judge.c reads the logs and judges publications, truth_servers.c compares the servers of a
- * replicated stream, truth_handlers.c judges the handlers. */
+ * replicated stream, truth_losses.c knows what the broker lost of the consumer, truth_handlers.c judges the handlers. */
 #ifndef EV_TESTS_TRUTH_COURT_H
 #define EV_TESTS_TRUTH_COURT_H
 
@@ -21,13 +21,14 @@ struct publication {
     bool accepted, declined;
     uint32_t outcome; /* TRUTH_STORED, TRUTH_REFUSED, TRUTH_UNKNOWN; 0: none */
     int64_t reported_ns;
-    uint64_t called;   /* place of its last call in the order of all entries */
-    uint64_t sequence; /* in the stream; 0: it is not there */
-    uint64_t receipt;  /* where it is stored, as the publisher was told; 0: he was not */
-    bool duplicate;    /* the broker said that it had it */
-    bool disputed;     /* a server holds it where another one holds something else */
-    int64_t stored_ns, letter_ns;
-    struct ending acked, doomed; /* doomed: rejected, or its attempts are used up */
+    uint64_t called;                              /* place of its last call in the order of all entries */
+    uint64_t sequence;                            /* in the stream; 0: it is not there */
+    uint64_t receipt;                             /* where it is stored, as the publisher was told; 0: he was not */
+    bool duplicate;                               /* the broker said that it had it */
+    bool disputed;                                /* a server holds it where another one holds something else */
+    int64_t stored_ns, letter_ns, last_letter_ns; /* letter_ns: the first one's */
+    int64_t ran_ns;                               /* monotonic: its last start */
+    struct ending acked, doomed;                  /* doomed: rejected, or its attempts are used up */
     uint32_t runs, unflagged, calls;
 };
 
@@ -60,8 +61,9 @@ struct court {
     size_t count;
     struct publication *publications; /* sorted by aggregate and version */
     size_t publication_count;
-    size_t missing;           /* told so far: stored, and not in the stream */
-    struct dispute *disputes; /* sorted; account->disputed of them */
+    size_t missing;                    /* told so far: stored, and not in the stream */
+    struct dispute *disputes;          /* sorted; account->disputed of them */
+    const struct truth_entry **losses; /* of the consumer's state; account->losses of them */
     /* truth_handlers.c */
     struct publication **order; /* those in the stream, by aggregate and sequence */
     size_t stored_count;
@@ -71,6 +73,7 @@ struct court {
     size_t seat_count;
     bool *running;              /* [aggregate][seat] */
     const struct seat *present; /* EXCLUSIVE members: whose turn it is; NULL: nobody's yet */
+    int64_t present_ns;         /* monotonic: since when */
 };
 
 /* The first broken rule is the verdict. `at`: the entry that broke it. */
@@ -87,6 +90,11 @@ const struct dispute *court_dispute(const struct court *court, uint64_t sequence
 bool court_holds(const struct dispute *d, const struct publication *p);            /* a server does, there; d or NULL */
 /* Where it is said to be stored, and what is there. */
 void court_tell_stored(const struct court *court, const struct publication *p);
+
+/* truth_losses.c */
+void court_losses(struct court *court);
+/* The broker knew it settled, and was killed and did not know any more, between the two times (Unix times if `wall`). */
+bool court_lost_between(const struct court *court, uint64_t sequence, int64_t from, int64_t to, bool wall);
 
 void court_handlers(struct court *court);
 

@@ -102,6 +102,13 @@ static bool repeat_is_hidden(const struct court *court, const struct publication
     return court->c->shared ? p->unflagged > 0 : p->runs > 0;
 }
 
+/* It had ended, and was delivered again to a member that cannot know. */
+static bool runs_again(const struct court *court, const struct publication *p, const struct truth_entry *e)
+{
+    return (p->acked.by || p->doomed.by) && !court->c->shared &&
+           court_lost_between(court, e->sequence, p->ran_ns, court->present_ns, false);
+}
+
 static void check_repeat(struct court *court, const struct publication *p, const struct seat *seat,
                          const struct truth_entry *e, size_t i)
 {
@@ -146,13 +153,14 @@ static void begin_turn(struct court *court, const struct seat *seat, const struc
     if (court->present && c->in_order)
         check_hand_over(court, e, i);
     court->present = seat;
+    court->present_ns = e->at_ns;
     for (size_t k = 0; k < court->aggregate_count; k++)
         court->aggregates[k].last = 0;
 }
 
-static void check_order(struct court *court, struct aggregate *a, const struct truth_entry *e, size_t i)
+static void check_order(struct court *court, struct aggregate *a, const struct truth_entry *e, bool again, size_t i)
 {
-    if (e->sequence < a->last)
+    if (e->sequence < a->last && !again)
         court_broken(court, e->aggregate, i, "G2: a%u: sequence %" PRIu64 " starts after %" PRIu64, e->aggregate,
                      e->sequence, a->last);
     const struct publication *skipped = unfinished_below(court, a, e->sequence, e->wall_ns);
@@ -183,12 +191,15 @@ static void take_start(struct court *court, const struct truth_entry *e, size_t 
     if (a->running[seat - court->seats])
         court_broken(court, e->aggregate, i, "G2: a%u v%u starts while another message of it runs", e->aggregate,
                      e->version);
+    const bool again = runs_again(court, p, e);
     if (!court->c->shared && !p->disputed)
-        check_order(court, a, e, i);
+        check_order(court, a, e, again, i);
     check_repeat(court, p, seat, e, i);
     court->account->starts++;
+    court->account->again += again;
     court->account->retries += e->attempt > 1;
     p->runs++;
+    p->ran_ns = e->at_ns;
     p->unflagged += e->attempt == 1 && e->deliveries < 2;
     a->last = p->disputed ? a->last : e->sequence;
     a->running[seat - court->seats] = true;

@@ -19,7 +19,7 @@
 static const char *name_of(uint32_t kind)
 {
     static const char *const names[] = {"nothing", "member", "call",    "accepted", "declined", "stored", "refused",
-                                        "unknown", "start",  "verdict", "left",     "levels",   "totals"};
+                                        "unknown", "start",  "verdict", "left",     "levels",   "totals", "loss"};
 
     return kind < sizeof names / sizeof names[0] ? names[kind] : "?";
 }
@@ -34,12 +34,16 @@ static void tell(const struct court *court, size_t i)
     if (e->kind == TRUTH_START || e->kind == TRUTH_VERDICT)
         (void)fprintf(stderr, " seq %" PRIu64 " delivery %u attempt %u %s", e->sequence, e->deliveries, e->attempt,
                       e->kind == TRUTH_VERDICT && e->verdict < 4 ? verdicts[e->verdict] : "");
+    if (e->kind == TRUTH_LOSS)
+        (void)fprintf(stderr, " of the consumer's state %.3f ms before: floor %" PRIu64 " -> %" PRIu64,
+                      (double)(court->times[i] - e->at_ns) / 1e6, e->counts[0], e->counts[1]);
     (void)fputc('\n', stderr);
 }
 
 static bool concerns(const struct truth_entry *e, uint32_t aggregate)
 {
-    return e->kind == TRUTH_MEMBER || e->kind == TRUTH_LEFT || (e->kind < TRUTH_LEVELS && e->aggregate == aggregate);
+    return e->kind == TRUTH_MEMBER || e->kind == TRUTH_LEFT || e->kind == TRUTH_LOSS ||
+           (e->kind < TRUTH_LEVELS && e->aggregate == aggregate);
 }
 
 /* The last entries that concern an aggregate, up to `until`. */
@@ -381,11 +385,15 @@ static void match_letters(struct court *court)
                          "G5: a dead letter of sequence %" PRIu64 ", which never was", s->sequence);
             continue;
         }
-        if (p->letter_ns)
+        const bool again =
+            p->letter_ns && court_lost_between(court, s->sequence, p->last_letter_ns, s->stored_ns, true);
+        court->account->letters_again += again;
+        if (p->letter_ns && !again)
             court_broken(court, p->aggregate, last_start(court, p),
                          "G3: a%u v%u has two dead letters, the second stored %.1f s after the first", p->aggregate,
-                         p->version, (double)(s->stored_ns - p->letter_ns) / 1e9);
-        p->letter_ns = s->stored_ns;
+                         p->version, (double)(s->stored_ns - p->last_letter_ns) / 1e9);
+        p->letter_ns = p->letter_ns ? p->letter_ns : s->stored_ns;
+        p->last_letter_ns = s->stored_ns;
     }
 }
 
@@ -419,6 +427,7 @@ bool truth_judge(struct truth_case *c, struct truth_account *ret)
     list_publications(&court);
     take_publications(&court);
     court_servers(&court);
+    court_losses(&court);
     match_stream(&court);
     match_letters(&court);
     court_handlers(&court);
@@ -426,5 +435,6 @@ bool truth_judge(struct truth_case *c, struct truth_account *ret)
     free(court.times);
     free(court.publications);
     free(court.disputes);
+    free((void *)court.losses);
     return c->verdict[0] == 0;
 }

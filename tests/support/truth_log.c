@@ -304,3 +304,21 @@ void truth_totals(struct truth *t, const evbus_statistics *s)
     e->counts[3] = s->publishes_unknown;
     end(e, TRUTH_TOTALS);
 }
+
+bool truth_loss(struct truth *t, int64_t at_ns, int64_t wall_ns, const struct truth_consumer *before,
+                const struct truth_consumer *after)
+{
+    if (after->floor >= before->floor && after->delivered >= before->delivered)
+        return false;
+    struct truth_entry *e = begin(t);
+    if (!e)
+        return true;
+    e->at_ns = at_ns; /* what follows from it may be earlier than this entry */
+    e->wall_ns = wall_ns;
+    e->counts[0] = before->floor;
+    e->counts[1] = after->floor;
+    e->counts[2] = before->delivered;
+    e->counts[3] = after->delivered;
+    end(e, TRUTH_LOSS);
+    return true;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A broker that is killed may lose the state of its consumer. That is no guess: it said itself, right before it was killed, up
+ * to where all was settled (its ack floor), and less than that when it was back and nobody had spoken to it yet. What lies
+ * between the two floors it delivers again, and a member whose turn begins after that cannot know that it was settled.
+ * This excuses such members, of those sequences: each may be run again once for each loss, also after later ones, and have a
+ * second letter. A member that was there before the loss remembers what it settled and is excused of nothing.
+ */
+#include "truth_court.h"
+
+#include <stdlib.h>
+
+void court_losses(struct court *court)
+{
+    court->losses = calloc(court->count + 1, sizeof(struct truth_entry *));
+    for (size_t i = 0; i < court->count; i++)
+        if (court->entries[i]->kind == TRUTH_LOSS)
+            court->losses[court->account->losses++] = court->entries[i];
+}
+
+bool court_lost_between(const struct court *court, uint64_t sequence, int64_t from, int64_t to, bool wall)
+{
+    for (size_t i = 0; i < court->account->losses; i++) {
+        const struct truth_entry *e = court->losses[i];
+        const int64_t at = wall ? e->wall_ns : e->at_ns;
+        if (sequence <= e->counts[0] && sequence > e->counts[1] && from < at && at < to)
+            return true;
+    }
+    return false;
+}
