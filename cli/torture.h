@@ -119,7 +119,8 @@ __attribute__((format(printf, 2, 3))) void torture_problem(struct torture *t, co
 /* torture_log.c: the log, in memory, and what became of each message */
 bool torture_log_open(struct torture *t);
 void torture_log_close(struct torture *t);
-void torture_log_error(const evbus_receipt *receipt, void *torture); /* on_publish_error of the desk */
+void torture_log_error(const evbus_receipt *receipt, void *torture);   /* on_publish_error of the desk */
+void torture_log_receipt(const evbus_receipt *receipt, void *torture); /* its on_receipt, where there are receipts */
 void torture_log_verdict(struct torture_member *m, const evbus_msg *msg, evbus_verdict verdict);
 _Atomic(uint8_t) *torture_fate(struct torture *t, uint32_t aggregate, uint32_t version);
 
@@ -142,6 +143,8 @@ int torture_place_open(struct torture *t, char *why, size_t size);
 void torture_place_close(struct torture *t);
 bool torture_place_has(const struct torture *t, enum torture_misfortune what);
 bool torture_place_suffer(struct torture *t, enum torture_misfortune what);
+/* Of a cluster: what each server holds of the topic. False: `problem` says why. */
+bool torture_place_read(struct torture *t, struct truth_case *c);
 
 /* torture_end.c: waits until all is handled, reads what is stored, judges. True: every promise was kept. */
 bool torture_judge(struct torture *t, struct progress *progress);

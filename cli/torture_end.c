@@ -178,10 +178,11 @@ static bool verdict(struct torture *t)
                            .unflagged_repeats = t->misfortunes[TORTURE_KILL] > 0,
                            .shared = t->shared};
 
-    if (truth_judge(&c, &t->account))
-        return true;
-    torture_problem(t, "%s", c.verdict);
-    return false;
+    if (torture_place_read(t, &c) && !truth_judge(&c, &t->account))
+        torture_problem(t, "%s", c.verdict);
+    for (size_t i = 0; i < TRUTH_SERVERS; i++)
+        truth_content_clear(&c.servers[i]);
+    return !t->problem[0];
 }
 
 bool torture_judge(struct torture *t, struct progress *progress)

@@ -40,6 +40,11 @@ void torture_log_error(const evbus_receipt *receipt, void *torture)
     truth_publish_error(receipt, &((struct torture *)torture)->desk.truth);
 }
 
+void torture_log_receipt(const evbus_receipt *receipt, void *torture)
+{
+    truth_receipt(receipt, &((struct torture *)torture)->desk.truth);
+}
+
 void torture_log_verdict(struct torture_member *m, const evbus_msg *msg, evbus_verdict verdict)
 {
     const uint32_t version = (uint32_t)evbus_msg_envelope(msg)->event_version;

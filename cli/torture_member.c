@@ -53,7 +53,11 @@ static void bus_options(struct torture *t, evbus_opts *o, bool desk)
     o->publish_inflight_max = 256;
     o->heartbeat_ms = 400;
     o->member_ttl_ms = 3000;
-    if (desk) {
+    if (desk && t->target == TORTURE_CLUSTER) { /* where each is stored: servers may lose it after that */
+        o->receipts = EVBUS_ON;
+        o->on_receipt = torture_log_receipt;
+        o->on_receipt_ctx = t;
+    } else if (desk) {
         o->on_publish_error = torture_log_error;
         o->on_publish_error_ctx = t;
     }

@@ -22,6 +22,7 @@
 
 #define SERVERS_MAX 3u
 #define ASK_MS 2000u
+#define READ_MS 60000u
 
 /* In a process nothing else happens than what fault+mem:// makes happen; servers get their misfortunes from outside. */
 #define MEM_FAULTS                                                                                                     \
@@ -172,13 +173,19 @@ static void stall(struct torture *t, struct proxy *proxy)
     proxy_after(proxy, n % 2 ? PROXY_TO_SERVER : PROXY_TO_CLIENT, UINT64_MAX, PROXY_CUT); /* if it did not come to it */
 }
 
-/* Of the group's consumer, over no proxy and with no library of ours between. */
+/* Over no proxy and with no library of ours between. */
+static bool ask_stream(struct torture *t, struct nats_wire *w)
+{
+    return nats_wire_open(w, t->place->servers[0].port, ASK_MS) &&
+           (t->stream_name[0] || truth_read_stream_name(w, t->topic, t->stream_name, sizeof t->stream_name));
+}
+
+/* Of the group's consumer. */
 static bool ask_consumer(struct torture *t, struct truth_consumer *ret)
 {
     struct nats_wire w;
     const bool answered =
-        nats_wire_open(&w, t->place->servers[0].port, ASK_MS) &&
-        (t->stream_name[0] || truth_read_stream_name(&w, t->topic, t->stream_name, sizeof t->stream_name)) &&
+        ask_stream(t, &w) &&
         (t->consumer_name[0] ||
          truth_read_consumer_name(&w, t->stream_name, TORTURE_GROUP "-", t->consumer_name, sizeof t->consumer_name)) &&
         truth_read_consumer(&w, t->stream_name, t->consumer_name, ret);
@@ -251,4 +258,22 @@ bool torture_place_suffer(struct torture *t, enum torture_misfortune what)
         torture_problem(t, "a killed nats-server does not start again");
         return false;
     }
+}
+
+bool torture_place_read(struct torture *t, struct truth_case *c)
+{
+    char why[sizeof t->problem] = "no server names the topic's stream";
+    struct nats_wire w;
+
+    if (t->target != TORTURE_CLUSTER)
+        return true;
+    const bool asked = ask_stream(t, &w);
+    nats_wire_close(&w);
+    if (!asked ||
+        !truth_read_servers(t->place->servers[0].port, t->stream_name, READ_MS, c->servers, why, sizeof why)) {
+        torture_problem(t, "%s", why);
+        return false;
+    }
+    c->server_count = t->place->count;
+    return true;
 }

@@ -3,6 +3,7 @@
 #include "nats_truth.h"
 
 #include "../support/nats_cluster.h"
+#include "../support/truth_read.h"
 
 static struct nats_cluster cluster;
 static struct driver driver;
@@ -90,92 +91,6 @@ static bool another_leads(void *arg)
     return other;
 }
 
-/* ---- What each server holds -------------------------------------------------------------------------------------- */
-
-/* A consumer with one replica reads the store of the server that it was placed on. */
-struct reading {
-    natsSubscription *sub;
-    jsConsumerInfo *consumer;
-    struct truth_content *servers; /* by node */
-    bool read[NATS_NODES];
-    uint64_t last;
-};
-
-/* "$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<...>" */
-static uint64_t sequence_of(const natsMsg *msg)
-{
-    const char *at = natsMsg_GetReply(msg);
-
-    for (int dots = 0; at && dots < 5; dots++) {
-        at = strchr(at, '.');
-        at = at ? at + 1 : NULL;
-    }
-    return at ? strtoull(at, NULL, 10) : 0;
-}
-
-static bool add_reader(void *arg)
-{
-    struct reading *r = arg;
-    jsConsumerConfig cfg;
-
-    (void)jsConsumerConfig_Init(&cfg);
-    cfg.DeliverSubject = natsSubscription_GetSubject(r->sub);
-    cfg.AckPolicy = js_AckNone;
-    cfg.InactiveThreshold = INT64_C(60000000000);
-    return js_AddConsumer(&r->consumer, witness.js, witness.stream, &cfg, NULL, NULL) == NATS_OK;
-}
-
-static void read_all(struct reading *r, struct truth_content *content)
-{
-    struct truth_stored s = {0};
-    natsMsg *msg = NULL;
-
-    while (s.sequence < r->last && natsSubscription_NextMsg(&msg, r->sub, (int64_t)wait_patience_ms()) == NATS_OK) {
-        s.sequence = sequence_of(msg);
-        read_envelope(msg, &s);
-        truth_content_add(content, &s);
-        natsMsg_Destroy(msg);
-    }
-    assert_int_equal(s.sequence, r->last);
-}
-
-/* It is placed on one of them at random. */
-static bool read_another(void *arg)
-{
-    struct reading *r = arg;
-    char inbox[64];
-    int node;
-
-    (void)snprintf(inbox, sizeof inbox, "truth.reader.%d", rand());
-    assert_int_equal(natsConnection_SubscribeSync(&r->sub, witness.nc, inbox), NATS_OK);
-    assert_int_equal(natsSubscription_SetPendingLimits(r->sub, -1, -1), NATS_OK);
-    assert_true(wait_until(add_reader, r, wait_patience_ms()));
-    assert_non_null(r->consumer->Cluster);
-    struct nats_server *server = nats_cluster_node(&cluster, r->consumer->Cluster->Leader);
-    assert_non_null(server);
-    node = (int)(server - cluster.node);
-    if (!r->read[node])
-        read_all(r, &r->servers[node]);
-    r->read[node] = true;
-    (void)js_DeleteConsumer(witness.js, witness.stream, r->consumer->Name, NULL, NULL);
-    jsConsumerInfo_Destroy(r->consumer);
-    natsSubscription_Destroy(r->sub);
-    return r->read[0] && r->read[1] && r->read[2];
-}
-
-static void read_servers(struct truth_case *c)
-{
-    struct asked a = {.w = &witness, .stream = witness.stream};
-    struct reading r = {.servers = c->servers};
-
-    assert_true(wait_until(stream_answers, &a, wait_patience_ms()));
-    assert_non_null(a.info);
-    r.last = a.info->State.LastSeq;
-    jsStreamInfo_Destroy(a.info);
-    assert_true(wait_until(read_another, &r, 3 * wait_patience_ms()));
-    c->server_count = NATS_NODES;
-}
-
 /* ---- Cases ------------------------------------------------------------------------------------------------------- */
 
 static void begin(uint64_t seed)
@@ -202,14 +117,16 @@ static void finish(uint64_t seed, const char *name)
                            .attempts_max = 3,
                            .late_ms = 15000,
                            .unflagged_repeats = true};
-    char leader[16];
+    char leader[16], why[256] = "";
 
     assert_true(driver_settle(&driver, 3 * wait_patience_ms()));
     assert_true(wait_until(witness_is_idle, &witness, 3 * wait_patience_ms()));
     (void)the_leader(leader);
     const evbus_statistics s = driver_stats(&driver);
     driver_end(&driver);
-    read_servers(&c);
+    if (!truth_read_servers(cluster.node[0].port, witness.stream, 3 * wait_patience_ms(), c.servers, why, sizeof why))
+        fail_msg("%s", why);
+    c.server_count = NATS_NODES;
     const struct truth_account a = witness_judge(&witness, &c);
     for (int i = 0; i < NATS_NODES; i++)
         truth_content_clear(&c.servers[i]);
