@@ -50,6 +50,9 @@ const struct command command_torture = {
             "\n"
             "After that nothing fails any more, and a judge reads what was taken down and what the streams hold: one\n"
             "outcome for every publish, order per aggregate, nothing lost, nothing run again that was settled.\n"
+            "What its servers lose when they are killed is asked of them (the ack floor of the consumer before and "
+            "after; what\n"
+            "each server of a cluster holds), printed and counted; what follows from it is no broken promise.\n"
             "Status 0: every promise was kept. 1: one was not: the seed, the rule and the history of the aggregate\n"
             "are on stderr. 3: nats-server is not installed.\n",
     .args = args,

@@ -118,7 +118,7 @@ static size_t node_of(const char *answer)
 }
 
 /* Messages may come before the answer that says whose they are. True: one more server is read. */
-static bool read_all(struct reading *r, const char *inbox)
+static bool read_all(struct reading *r)
 {
     struct truth_content content = {0};
     struct nats_wire_msg msg;
@@ -130,7 +130,7 @@ static bool read_all(struct reading *r, const char *inbox)
            (useful = nats_wire_next(&r->wire, &msg))) {
         if (sequence_of(msg.reply)) {
             take(&msg, &content);
-        } else if (strcmp(msg.subject, inbox) != 0) {
+        } else {
             node = node_of(msg.body);
             useful = node < TRUTH_SERVERS && !r->read[node];
         }
@@ -156,7 +156,7 @@ static bool read_one(struct reading *r)
                    "{\"stream_name\":\"%s\",\"config\":{\"deliver_subject\":\"%s\",\"deliver_policy\":\"all\","
                    "\"ack_policy\":\"none\",\"replay_policy\":\"instant\",\"inactive_threshold\":5000000000}}",
                    r->stream, inbox);
-    return nats_wire_subscribe(&r->wire, inbox, 2) && nats_wire_send(&r->wire, subject, body) && read_all(r, inbox);
+    return nats_wire_subscribe(&r->wire, inbox, 2) && nats_wire_send(&r->wire, subject, body) && read_all(r);
 }
 
 static bool read_last(struct reading *r)
