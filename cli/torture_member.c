@@ -63,6 +63,12 @@ static void bus_options(struct torture *t, evbus_opts *o, bool desk)
     }
 }
 
+static void hear(const evbus_event *event, void *truth)
+{
+    if (event->kind == EVBUS_EVENT_STANDBY)
+        truth_standby(truth);
+}
+
 static evbus_status configure(const struct torture *t, evbus *bus)
 {
     evbus_topic_opts o;
@@ -89,6 +95,10 @@ bool torture_bus_open(struct torture *t, struct torture_bus *bus, const char *ur
         (void)snprintf(with_seed, sizeof with_seed, "%s?seed=%" PRIu64 "%s", url, t->seed + bus->truth.process,
                        t->query);
     bus_options(t, &o, desk);
+    if (!desk) {
+        o.on_event = hear;
+        o.on_event_ctx = &bus->truth;
+    }
     while ((st = evbus_open(with_seed, &o, &bus->bus)) == EVBUS_DISCONNECTED || st == EVBUS_TIMEOUT) {
         if (now_ns() > until || stop_asked())
             break;

@@ -41,6 +41,7 @@ enum truth_kind {
     TRUTH_LEFT,    /* a member has ended in order: it starts nothing any more */
     TRUTH_LEVELS,  /* something bounded has a new maximum */
     TRUTH_TOTALS,  /* the bus ended in order: its counts */
+    TRUTH_STANDBY, /* an EXCLUSIVE member is told that it is not its turn: what it starts next is in a new turn */
     TRUTH_LOSS     /* the broker was killed, and has lost the state of the group's consumer */
 };
 
@@ -97,6 +98,7 @@ void truth_clear(struct truth *t);
 
 uint16_t truth_member(struct truth *t); /* a new member of the group; its number */
 void truth_left(struct truth *t, uint16_t member);
+void truth_standby(struct truth *t); /* the one member that there is in this process */
 /* Takes down a call and how it returned. `publisher` numbers threads: calls of one are in order. */
 evbus_status truth_publish(struct truth *t, evbus *bus, const char *topic, uint32_t publisher, uint32_t aggregate,
                            uint32_t version, uint32_t timeout_ms);

@@ -73,7 +73,8 @@ struct court {
     size_t seat_count;
     bool *running;              /* [aggregate][seat] */
     const struct seat *present; /* EXCLUSIVE members: whose turn it is; NULL: nobody's yet */
-    int64_t present_ns;         /* monotonic: since when */
+    int64_t present_ns;         /* monotonic: since when; later, if it stood by meanwhile and nobody had a turn */
+    bool stood_by;
 };
 
 /* The first broken rule is the verdict. `at`: the entry that broke it. */
@@ -93,7 +94,7 @@ void court_tell_stored(const struct court *court, const struct publication *p);
 
 /* truth_losses.c */
 void court_losses(struct court *court);
-/* The broker knew it settled, and was killed and did not know any more, between the two times (Unix times if `wall`). */
+/* The broker knew it settled, or delivered, and was killed and did not know any more, between the two times (Unix times if `wall`). */
 bool court_lost_between(const struct court *court, uint64_t sequence, int64_t from, int64_t to, bool wall);
 
 void court_handlers(struct court *court);

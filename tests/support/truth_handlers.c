@@ -102,20 +102,21 @@ static bool repeat_is_hidden(const struct court *court, const struct publication
     return court->c->shared ? p->unflagged > 0 : p->runs > 0;
 }
 
-/* It had ended, and was delivered again to a member that cannot know. */
+/* It had ended, and was delivered again to a member that cannot know: its turn began after that, or it is a SHARED one, which
+ * remembers no more than its latest. */
 static bool runs_again(const struct court *court, const struct publication *p, const struct truth_entry *e)
 {
-    return (p->acked.by || p->doomed.by) && !court->c->shared &&
-           court_lost_between(court, e->sequence, p->ran_ns, court->present_ns, false);
+    return (p->acked.by || p->doomed.by) &&
+           court_lost_between(court, e->sequence, p->ran_ns, court->c->shared ? e->at_ns : court->present_ns, false);
 }
 
 static void check_repeat(struct court *court, const struct publication *p, const struct seat *seat,
-                         const struct truth_entry *e, size_t i)
+                         const struct truth_entry *e, bool again, size_t i)
 {
-    if (settled_here(court, &p->acked, seat))
+    if (!again && settled_here(court, &p->acked, seat))
         court_broken(court, e->aggregate, i, "G3: a%u v%u was acknowledged here and runs again", p->aggregate,
                      p->version);
-    if (settled_here(court, &p->doomed, seat))
+    if (!again && settled_here(court, &p->doomed, seat))
         court_broken(court, e->aggregate, i, "G3: a%u v%u was given up here and runs again", p->aggregate, p->version);
     if (court->c->in_order && p->acked.by)
         court_broken(court, e->aggregate, i,
@@ -154,6 +155,7 @@ static void begin_turn(struct court *court, const struct seat *seat, const struc
         check_hand_over(court, e, i);
     court->present = seat;
     court->present_ns = e->at_ns;
+    court->stood_by = false;
     for (size_t k = 0; k < court->aggregate_count; k++)
         court->aggregates[k].last = 0;
 }
@@ -188,13 +190,16 @@ static void take_start(struct court *court, const struct truth_entry *e, size_t 
     }
     if (!court->c->shared && seat != court->present)
         begin_turn(court, seat, e, i);
+    if (court->stood_by)
+        court->present_ns = e->at_ns;
+    court->stood_by = false;
     if (a->running[seat - court->seats])
         court_broken(court, e->aggregate, i, "G2: a%u v%u starts while another message of it runs", e->aggregate,
                      e->version);
     const bool again = runs_again(court, p, e);
     if (!court->c->shared && !p->disputed)
         check_order(court, a, e, again, i);
-    check_repeat(court, p, seat, e, i);
+    check_repeat(court, p, seat, e, again, i);
     court->account->starts++;
     court->account->again += again;
     court->account->retries += e->attempt > 1;
@@ -252,6 +257,8 @@ static void take_handlers(struct court *court)
         const struct truth_entry *e = court->entries[i];
         if (e->kind == TRUTH_MEMBER || e->kind == TRUTH_LEFT)
             take_member(court, e);
+        else if (e->kind == TRUTH_STANDBY)
+            court->stood_by = court->stood_by || (court->present && court->present->process == e->process);
         else if (e->kind == TRUTH_START)
             take_start(court, e, i);
         else if (e->kind == TRUTH_VERDICT)

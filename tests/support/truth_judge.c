@@ -18,8 +18,9 @@
 
 static const char *name_of(uint32_t kind)
 {
-    static const char *const names[] = {"nothing", "member", "call",    "accepted", "declined", "stored", "refused",
-                                        "unknown", "start",  "verdict", "left",     "levels",   "totals", "loss"};
+    static const char *const names[] = {"nothing", "member",  "call",    "accepted", "declined",
+                                        "stored",  "refused", "unknown", "start",    "verdict",
+                                        "left",    "levels",  "totals",  "standby",  "loss"};
 
     return kind < sizeof names / sizeof names[0] ? names[kind] : "?";
 }
@@ -35,15 +36,34 @@ static void tell(const struct court *court, size_t i)
         (void)fprintf(stderr, " seq %" PRIu64 " delivery %u attempt %u %s", e->sequence, e->deliveries, e->attempt,
                       e->kind == TRUTH_VERDICT && e->verdict < 4 ? verdicts[e->verdict] : "");
     if (e->kind == TRUTH_LOSS)
-        (void)fprintf(stderr, " of the consumer's state %.3f ms before: floor %" PRIu64 " -> %" PRIu64,
-                      (double)(court->times[i] - e->at_ns) / 1e6, e->counts[0], e->counts[1]);
+        (void)fprintf(stderr,
+                      " of the consumer's state %.3f ms before: floor %" PRIu64 " -> %" PRIu64 ", delivered %" PRIu64
+                      " -> %" PRIu64,
+                      (double)(court->times[i] - e->at_ns) / 1e6, e->counts[0], e->counts[1], e->counts[2],
+                      e->counts[3]);
     (void)fputc('\n', stderr);
 }
 
 static bool concerns(const struct truth_entry *e, uint32_t aggregate)
 {
-    return e->kind == TRUTH_MEMBER || e->kind == TRUTH_LEFT || e->kind == TRUTH_LOSS ||
+    return e->kind == TRUTH_MEMBER || e->kind == TRUTH_LEFT || e->kind >= TRUTH_STANDBY ||
            (e->kind < TRUTH_LEVELS && e->aggregate == aggregate);
+}
+
+/* What was done with the publication of an entry before, and when the member's turn began. */
+static void tell_before(const struct court *court, size_t from, const struct truth_entry *of)
+{
+    if (atomic_load(&of->kind) != TRUTH_START)
+        return;
+    if (court->present)
+        (void)fprintf(stderr, "the turn of p%u.%u began at %.3f ms; before:\n", court->present->process,
+                      court->present->member, (double)(court->present_ns - court->times[0]) / 1e6);
+    for (size_t i = 0; i < from; i++) {
+        const struct truth_entry *e = court->entries[i];
+        if (e->kind >= TRUTH_STANDBY || (e->kind < TRUTH_LEVELS && e->kind != TRUTH_MEMBER && e->kind != TRUTH_LEFT &&
+                                         e->aggregate == of->aggregate && e->version == of->version))
+            tell(court, i);
+    }
 }
 
 /* The last entries that concern an aggregate, up to `until`. */
@@ -54,6 +74,7 @@ static void tell_history(const struct court *court, uint32_t aggregate, size_t u
     while (from > 0 && n < HISTORY_MAX)
         n += concerns(court->entries[--from], aggregate);
     (void)fprintf(stderr, "history of a%u:\n", aggregate);
+    tell_before(court, from, court->entries[until]);
     for (size_t i = from; i <= until && i < court->count; i++)
         if (concerns(court->entries[i], aggregate))
             tell(court, i);

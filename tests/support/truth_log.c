@@ -138,6 +138,14 @@ void truth_left(struct truth *t, uint16_t member)
     end(e, TRUTH_LEFT);
 }
 
+void truth_standby(struct truth *t)
+{
+    struct truth_entry *e = begin(t);
+
+    if (e)
+        end(e, TRUTH_STANDBY);
+}
+
 static void publication(struct truth *t, enum truth_kind kind, uint32_t publisher, uint32_t aggregate, uint32_t version,
                         evbus_status status, uint64_t sequence)
 {

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A broker that is killed may lose the state of its consumer. That is no guess: it said itself, right before it was killed, up
- * to where all was settled (its ack floor), and less than that when it was back and nobody had spoken to it yet. What lies
- * between the two floors it delivers again, and a member whose turn begins after that cannot know that it was settled.
- * This excuses such members, of those sequences: each may be run again once for each loss, also after later ones, and have a
- * second letter. A member that was there before the loss remembers what it settled and is excused of nothing.
+ * A broker that is killed may lose the state of its consumer. That is no guess: right before it was killed it said up to where
+ * all was settled (its ack floor) and up to where it had delivered, and less of one of the two when it was back. What lies
+ * between is delivered again as if it never had been, and a member whose turn begins after that cannot know that it was
+ * settled. This excuses such members, of those sequences: each may be run again once for each loss, also after later ones, and have
+ * a second letter. An EXCLUSIVE member whose turn began before the loss remembers what it settled and is excused of nothing.
+ *
+ * The floor alone does not say it: nats-server 2.9 that came back does not raise it before nothing at all is pending, while
+ * it delivers tens of thousands.
  */
 #include "truth_court.h"
 
@@ -23,7 +26,9 @@ bool court_lost_between(const struct court *court, uint64_t sequence, int64_t fr
     for (size_t i = 0; i < court->account->losses; i++) {
         const struct truth_entry *e = court->losses[i];
         const int64_t at = wall ? e->wall_ns : e->at_ns;
-        if (sequence <= e->counts[0] && sequence > e->counts[1] && from < at && at < to)
+        const bool settled = sequence <= e->counts[0] && sequence > e->counts[1];
+        const bool delivered = sequence <= e->counts[2] && sequence > e->counts[3];
+        if ((settled || delivered) && from < at && at < to)
             return true;
     }
     return false;

@@ -1,106 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The judge himself: a clean run passes, and each broken rule is found and named. */
-#include "../support/truth.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <string.h>
-#include <cmocka.h>
-
-#define SECOND INT64_C(1000000000)
-
-static struct truth logs[2];
-static struct truth_case trial;
-static int64_t now;
-
-static int set_up(void **state)
-{
-    (void)state;
-    memset(&trial, 0, sizeof trial);
-    trial.name = "judge";
-    trial.attempts_max = 3;
-    trial.quiet = true;
-    trial.logs = logs;
-    trial.log_count = 2;
-    now = SECOND;
-    return truth_open(&logs[0], NULL, 1, 64) && truth_open(&logs[1], NULL, 2, 64) ? 0 : -1;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    truth_close(&logs[0]);
-    truth_close(&logs[1]);
-    truth_content_clear(&trial.stream);
-    truth_content_clear(&trial.letters);
-    for (size_t i = 0; i < TRUTH_SERVERS; i++)
-        truth_content_clear(&trial.servers[i]);
-    return 0;
-}
-
-/* ---- Writing history --------------------------------------------------------------------------------------------- */
-
-static struct truth_entry *write_entry(int process, enum truth_kind kind, uint32_t version, uint64_t sequence)
-{
-    struct truth *t = &logs[process - 1];
-    struct truth_entry *e = &t->entries[atomic_fetch_add(&t->shared->count, 1)];
-
-    e->process = (uint16_t)process;
-    e->member = 1;
-    e->aggregate = 1;
-    e->version = version;
-    e->sequence = sequence;
-    e->deliveries = e->attempt = 1;
-    e->at_ns = e->wall_ns = ++now;
-    atomic_store(&e->kind, kind);
-    return e;
-}
-
-static void published(uint32_t version, uint64_t sequence)
-{
-    write_entry(1, TRUTH_CALL, version, 0)->publisher = 0;
-    write_entry(1, TRUTH_ACCEPTED, version, 0)->publisher = 0;
-    if (!sequence)
-        return;
-    truth_content_add(&trial.stream, &(struct truth_stored){
-                                         .sequence = sequence, .aggregate = 1, .version = version, .stored_ns = now});
-}
-
-static void ran(int process, uint32_t version, uint64_t sequence, evbus_verdict verdict)
-{
-    write_entry(process, TRUTH_START, version, sequence);
-    write_entry(process, TRUTH_VERDICT, version, sequence)->verdict = verdict;
-}
-
-static void totals(uint64_t accepted, uint64_t stored, uint64_t refused, uint64_t unknown)
-{
-    struct truth_entry *e = write_entry(1, TRUTH_TOTALS, 0, 0);
-
-    e->counts[0] = accepted;
-    e->counts[1] = stored;
-    e->counts[2] = refused;
-    e->counts[3] = unknown;
-}
-
-static void expect(const char *rule)
-{
-    struct truth_account account;
-    const bool kept = truth_judge(&trial, &account);
-
-    if (rule && (kept || !strstr(trial.verdict, rule)))
-        fail_msg("expected '%s', the verdict is '%s'", rule, trial.verdict);
-    if (!rule && !kept)
-        fail_msg("expected nothing, the verdict is '%s'", trial.verdict);
-}
-
-/* Two versions stored at 1 and 2, and a member. */
-static void two_published(void)
-{
-    published(1, 1);
-    published(2, 2);
-    write_entry(1, TRUTH_MEMBER, 0, 0);
-}
+#include "judge_history.h"
 
 /* ---- Cases ------------------------------------------------------------------------------------------------------- */
 
@@ -197,21 +97,6 @@ static void test_judge_finds_two_at_a_time(void **state)
     write_entry(1, TRUTH_START, 1, 1);
     write_entry(1, TRUTH_START, 2, 2);
     expect("starts while another message of it runs");
-}
-
-/* A member of another process starts a message again. */
-static struct truth_entry *started_again(int process, uint32_t version, uint64_t sequence)
-{
-    struct truth_entry *e = write_entry(process, TRUTH_START, version, sequence);
-
-    e->deliveries = 2;
-    return e;
-}
-
-static void ran_again(int process, uint32_t version, uint64_t sequence, evbus_verdict verdict)
-{
-    (void)started_again(process, version, sequence);
-    write_entry(process, TRUTH_VERDICT, version, sequence)->verdict = verdict;
 }
 
 static void test_judge_finds_a_start_out_of_turn(void **state)
@@ -519,119 +404,6 @@ static void test_judge_finds_two_letters(void **state)
     expect("has two dead letters");
 }
 
-/* A broker that was killed now said before that all up to `before` was settled, and says `after` now. */
-static void broker_lost(uint64_t before, uint64_t after)
-{
-    const struct truth_consumer was = {before, before}, is = {after, after};
-
-    now++;
-    assert_true(truth_loss(&logs[0], now, now, &was, &is));
-}
-
-static void letter(uint64_t sequence)
-{
-    truth_content_add(&trial.letters,
-                      &(struct truth_stored){
-                          .sequence = sequence, .aggregate = 1, .version = (uint32_t)sequence, .stored_ns = ++now});
-}
-
-/* v1 is rejected, v2 acknowledged. The broker loses that, up to `lost`. Another member begins with v3, then runs all again. */
-static void all_run_again(uint64_t lost)
-{
-    two_published();
-    published(3, 3);
-    ran(1, 1, 1, EVBUS_REJECT);
-    letter(1);
-    ran(1, 2, 2, EVBUS_ACK);
-    if (lost)
-        broker_lost(lost, 0);
-    write_entry(2, TRUTH_MEMBER, 0, 0);
-    ran(2, 3, 3, EVBUS_ACK);
-    ran_again(2, 1, 1, EVBUS_REJECT);
-    letter(1);
-    ran_again(2, 2, 2, EVBUS_ACK);
-}
-
-static void test_judge_counts_what_runs_again_after_a_loss(void **state)
-{
-    struct truth_account account;
-
-    (void)state;
-    all_run_again(2);
-    assert_true(truth_judge(&trial, &account));
-    assert_int_equal(account.losses, 1);
-    assert_int_equal(account.again, 2);
-    assert_int_equal(account.letters_again, 1);
-}
-
-static void test_judge_finds_the_same_without_a_loss(void **state)
-{
-    (void)state;
-    all_run_again(0);
-    expect("has two dead letters");
-    trial.letters.count = 1;
-    expect("sequence 1 starts after 3");
-}
-
-static void test_judge_finds_the_same_above_what_was_lost(void **state)
-{
-    (void)state;
-    all_run_again(1);
-    ran_again(2, 3, 3, EVBUS_ACK);
-    expect("was acknowledged here and runs again");
-}
-
-static void test_judge_finds_a_step_back_above_what_was_lost(void **state)
-{
-    (void)state;
-    all_run_again(1);
-    logs[1].entries[3].sequence = logs[1].entries[4].sequence = 2; /* v2 at once, for v1 */
-    logs[1].entries[3].version = logs[1].entries[4].version = 2;
-    trial.letters.count = 1;
-    expect("sequence 2 starts after 3");
-}
-
-static void test_judge_finds_a_member_that_knew_what_was_lost(void **state)
-{
-    (void)state;
-    two_published();
-    ran(1, 1, 1, EVBUS_ACK);
-    ran(1, 2, 2, EVBUS_ACK);
-    broker_lost(2, 0);
-    ran(1, 1, 1, EVBUS_ACK);
-    expect("sequence 1 starts after 2");
-}
-
-static void test_judge_finds_two_letters_of_one_loss(void **state)
-{
-    (void)state;
-    all_run_again(2);
-    letter(1);
-    expect("has two dead letters");
-}
-
-static void test_judge_finds_a_letter_too_many_after_a_loss(void **state)
-{
-    (void)state;
-    two_published();
-    broker_lost(2, 0);
-    ran(1, 1, 1, EVBUS_REJECT);
-    letter(1);
-    letter(1);
-    ran(1, 2, 2, EVBUS_ACK);
-    expect("has two dead letters");
-}
-
-static void test_truth_loss_is_a_state_that_went_back(void **state)
-{
-    const struct truth_consumer was = {5, 7}, same = {5, 7}, more = {6, 9}, less = {5, 6};
-
-    (void)state;
-    assert_false(truth_loss(&logs[0], 1, 1, &was, &same));
-    assert_false(truth_loss(&logs[0], 1, 1, &was, &more));
-    assert_true(truth_loss(&logs[0], 1, 1, &was, &less));
-}
-
 static void test_judge_finds_a_full_log(void **state)
 {
     (void)state;
@@ -677,14 +449,6 @@ int main(void)
         JUDGE(test_judge_finds_calls_stored_out_of_order),
         JUDGE(test_judge_finds_levels_above_their_limit),
         JUDGE(test_judge_finds_two_letters),
-        JUDGE(test_judge_counts_what_runs_again_after_a_loss),
-        JUDGE(test_judge_finds_the_same_without_a_loss),
-        JUDGE(test_judge_finds_the_same_above_what_was_lost),
-        JUDGE(test_judge_finds_a_step_back_above_what_was_lost),
-        JUDGE(test_judge_finds_a_member_that_knew_what_was_lost),
-        JUDGE(test_judge_finds_two_letters_of_one_loss),
-        JUDGE(test_judge_finds_a_letter_too_many_after_a_loss),
-        JUDGE(test_truth_loss_is_a_state_that_went_back),
         JUDGE(test_judge_finds_a_full_log),
     };
 
