@@ -102,12 +102,12 @@ static bool repeat_is_hidden(const struct court *court, const struct publication
     return court->c->shared ? p->unflagged > 0 : p->runs > 0;
 }
 
-/* It had ended, and was delivered again to a member that cannot know: its turn began after that, or it is a SHARED one, which
- * remembers no more than its latest. */
+/* It had ended, and was delivered again to a member that need not know: it did not run it itself in this turn (what the floor
+ * said when the turn began is less than all), or it is a SHARED one, which remembers no more than its latest. */
 static bool runs_again(const struct court *court, const struct publication *p, const struct truth_entry *e)
 {
-    return (p->acked.by || p->doomed.by) &&
-           court_lost_between(court, e->sequence, p->ran_ns, court->c->shared ? e->at_ns : court->present_ns, false);
+    return (p->acked.by || p->doomed.by) && (court->c->shared || p->ran_ns < court->present_ns) &&
+           court_lost_between(court, e->sequence, p->ran_ns, e->at_ns, false);
 }
 
 static void check_repeat(struct court *court, const struct publication *p, const struct seat *seat,

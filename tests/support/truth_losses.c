@@ -2,9 +2,9 @@
 /*
  * A broker that is killed may lose the state of its consumer. That is no guess: right before it was killed it said up to where
  * all was settled (its ack floor) and up to where it had delivered, and less of one of the two when it was back. What lies
- * between is delivered again as if it never had been, and a member whose turn begins after that cannot know that it was
- * settled. This excuses such members, of those sequences: each may be run again once for each loss, also after later ones, and have
- * a second letter. An EXCLUSIVE member whose turn began before the loss remembers what it settled and is excused of nothing.
+ * between is delivered again as if it never had been. A member that did not run it itself in its present turn need not know
+ * that it was settled. This excuses such members, of those sequences: each may be run again once for each loss, also after later
+ * ones, and have a second letter. What an EXCLUSIVE member ran itself in its turn it remembers, and is excused of nothing.
  *
  * The floor alone does not say it: nats-server 2.9 that came back does not raise it before nothing at all is pending, while
  * it delivers tens of thousands.

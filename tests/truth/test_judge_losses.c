@@ -103,6 +103,26 @@ static void test_judge_counts_what_was_delivered_before_a_loss(void **state)
     assert_int_equal(account.letters_again, 1);
 }
 
+/* It was settled by the one before, above the floor that the member was told when its turn began. */
+static void test_judge_counts_what_others_settled_before_a_turn(void **state)
+{
+    struct truth_account account;
+
+    (void)state;
+    two_published();
+    published(3, 3);
+    ran(1, 1, 1, EVBUS_ACK);
+    ran(1, 2, 2, EVBUS_ACK);
+    write_entry(2, TRUTH_MEMBER, 0, 0);
+    ran(2, 3, 3, EVBUS_ACK);
+    broker_lost(3, 0);
+    ran_again(2, 2, 2, EVBUS_ACK);
+    assert_true(truth_judge(&trial, &account));
+    assert_int_equal(account.again, 1);
+    ran_again(2, 3, 3, EVBUS_ACK);
+    expect("v3 was acknowledged here and runs again");
+}
+
 /* It lost its turn and has it again: it begins as any other. */
 static void test_judge_counts_what_runs_again_in_a_new_turn(void **state)
 {
@@ -194,6 +214,7 @@ int main(void)
         JUDGE(test_judge_finds_a_step_back_above_what_was_lost),
         JUDGE(test_judge_finds_a_member_that_knew_what_was_lost),
         JUDGE(test_judge_counts_what_was_delivered_before_a_loss),
+        JUDGE(test_judge_counts_what_others_settled_before_a_turn),
         JUDGE(test_judge_counts_what_runs_again_in_a_new_turn),
         JUDGE(test_judge_counts_what_a_shared_member_runs_again),
         JUDGE(test_judge_finds_a_shared_member_that_runs_more_again),
