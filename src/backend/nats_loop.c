@@ -417,5 +417,6 @@ void ev_nats_shut(void *state)
         ev_nats_session_free(s);
     }
     ev_nats_bury_all(st);
+    ev_nats_keeper_stop(st);    /* not in fini: a handler that hangs may keep that away until the process ends */
     nats_ReleaseThreadMemory(); /* libnats keeps an error stack per thread */
 }

@@ -2,6 +2,8 @@
 /* Servers that die, sleep, leave or forbid things, and what URL and options may say. */
 #include "nats_traffic.h"
 
+#include "support/wait.h"
+
 /* ---- The server dies, sleeps, leaves ----------------------------------------------------------------------------- */
 
 #define STREAM_FILE "{\"name\":\"T\",\"subjects\":[\"t.>\"],\"storage\":\"file\",\"duplicate_window\":120000000000}"
@@ -231,12 +233,13 @@ static void test_nats_needs_an_inbox(void **state)
 static void test_nats_lives_without_publishing_to_its_inbox(void **state)
 {
     struct fixture f;
-    const evbus_opts opts = {.user = "noecho", .password = "p", .heartbeat_ms = 40};
+    const uint32_t heartbeat_ms = 40 * (wait_patience_ms() / 20000); /* under a sanitizer all takes longer */
+    const evbus_opts opts = {.user = "noecho", .password = "p", .heartbeat_ms = heartbeat_ms};
 
     (void)state;
     set_up(&f, PERMISSIONS);
     struct host *h = connected(&f, &opts);
-    assert_false(await(h, 600, h->downs > 0)); /* fifteen heartbeats */
+    assert_false(await(h, 15 * heartbeat_ms, h->downs > 0));
     nats_server_signal(&f.server, SIGSTOP);
     assert_true(await(h, 5000, h->downs == 1)); /* and it is one: silence ends the session */
     nats_server_signal(&f.server, SIGCONT);

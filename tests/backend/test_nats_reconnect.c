@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reconnecting as configured: what is told in which order, how long it pauses, when it gives up, how it begins again. */
 #include "nats_one_bus.h"
+#include "../support/census.h"
 #include "../support/wait.h"
 
 #include <evbus/evbus.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -282,12 +287,70 @@ static void test_nats_reconnect_now(void **state)
     }
 }
 
+static evbus_verdict wait_at_gate(const evbus_msg *msg, void *ctx)
+{
+    (void)msg;
+    gate_pass(ctx);
+    return EVBUS_ACK;
+}
+
+/* In the place of the server: somebody who takes connections and says nothing. */
+static int listen_at(uint16_t port)
+{
+    const struct sockaddr_in at = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), 0);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(fd, 4), 0);
+    return fd;
+}
+
+static void *close_soon(void *arg)
+{
+    wait_out(200);
+    close(*(int *)arg);
+    return NULL;
+}
+
+/* Shutdown is the end of it, also where a handler that hangs keeps the bus: what goes on connecting while the process exits
+ * meets a TLS library that is cleaned up. */
+static void test_nats_reconnect_ends_with_shutdown(void **state)
+{
+    struct world *w = *state;
+    struct gate gate;
+
+    gate_init(&gate);
+    open_bus(w, &(evbus_opts){0});
+    assert_int_equal(
+        evbus_subscribe_envelope(w->at.bus, TOPIC, wait_at_gate, &gate, EVBUS_OPTS(evbus_sub_opts, .group = "g"), NULL),
+        EVBUS_OK);
+    assert_int_equal(publish(w, 1, 5000), EVBUS_OK);
+    assert_true(gate_await_inside(&gate, 1));
+    nats_server_kill(&w->at.server);
+    const int listener = listen_at(w->at.server.port);
+    int attempt = accept(listener, NULL, NULL);
+    pthread_t closer;
+    assert_int_equal(census_threads_named("evbus-nats"), 1);
+    assert_int_equal(pthread_create(&closer, NULL, close_soon, &attempt), 0);
+    (void)evbus_shutdown(w->at.bus, EVBUS_NOWAIT, NULL);
+    assert_int_equal(census_threads_named("evbus-nats"), 0);
+    (void)pthread_join(closer, NULL);
+    close(listener);
+    gate_open(&gate);
+    evbus_close(w->at.bus);
+    w->at.bus = NULL;
+    gate_fini(&gate);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_nats_reconnect_gives_up_and_begins_again, set_up, one_bus_tear_down),
         cmocka_unit_test_setup_teardown(test_nats_reconnect_never_gives_up_by_default, set_up, one_bus_tear_down),
         cmocka_unit_test_setup_teardown(test_nats_reconnect_now, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_reconnect_ends_with_shutdown, set_up, one_bus_tear_down),
     };
 
     if (!nats_server_available()) {

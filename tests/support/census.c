@@ -30,6 +30,27 @@ int census_threads(void)
     return entries("/proc/self/task");
 }
 
+int census_threads_named(const char *name)
+{
+    DIR *dir = opendir("/proc/self/task");
+    const struct dirent *entry;
+    char path[300], comm[32];
+    int n = 0;
+
+    while (dir && (entry = readdir(dir)) != NULL) {
+        (void)snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
+        FILE *file = entry->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (!file)
+            continue;
+        if (fgets(comm, sizeof comm, file) && strncmp(comm, name, strlen(name)) == 0 && comm[strlen(name)] == '\n')
+            n++;
+        (void)fclose(file);
+    }
+    if (dir)
+        closedir(dir);
+    return n;
+}
+
 int census_descriptors(void)
 {
     return entries("/proc/self/fd") - 1; /* the one that reads the folder */

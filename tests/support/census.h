@@ -21,7 +21,8 @@ void census_take(struct census *census);
  * is left, and `text` says what. */
 bool census_returned(const struct census *before, char *text, size_t cap);
 
-int census_threads(void);     /* of this process, now */
+int census_threads(void); /* of this process, now */
+int census_threads_named(const char *name);
 int census_descriptors(void); /* now */
 
 #endif
