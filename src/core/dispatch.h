@@ -137,7 +137,8 @@ void ev_aggs_stop(evbus *bus, const struct evbus_sub *sub, bool force, int64_t n
 evbus_status ev_held_init(evbus *bus);
 void ev_held_fini(evbus *bus);
 evbus_msg *ev_held_find(const evbus *bus, const struct evbus_sub *sub, uint64_t stream_seq, int64_t stored_ns);
-bool ev_held_has(const evbus *bus, const struct evbus_sub *sub, uint64_t stream_seq); /* at any storing time */
+/* At any storing time. Not what a lost turn left here: its verdict settles nothing, so it comes again. */
+bool ev_held_has(const evbus *bus, const struct evbus_sub *sub, uint64_t stream_seq);
 evbus_msg *ev_held_new(evbus *bus, const struct ev_delivery *d, int64_t now);
 void ev_held_free(evbus *bus, evbus_msg *msg);   /* releases the token, gives room back */
 void ev_held_touch(evbus_msg *msg, int64_t now); /* its ack wait begins anew */

@@ -68,7 +68,7 @@ bool ev_held_has(const evbus *bus, const struct evbus_sub *sub, uint64_t stream_
 {
     const evbus_msg *m = bus->in.held[bucket(&bus->in, sub, stream_seq)];
 
-    while (m && (m->sub != sub || m->stream_seq != stream_seq))
+    while (m && (m->sub != sub || m->stream_seq != stream_seq || m->fenced))
         m = m->chain;
     return m != NULL;
 }

@@ -549,6 +549,35 @@ static void test_lease_lost_records_are_made_again(void **state)
     await_settled(c);
 }
 
+/* A handler that outlasts its turn: its verdict settles nothing, so its message comes again, in a new turn of the same member
+ * too; nothing later of its aggregate starts before that. */
+static void test_lease_handler_that_outlasts_its_turn_is_waited_for(void **state)
+{
+    struct nats_case *c = *state;
+    struct member first = {.who = 1};
+    evbus_sub *sub = NULL;
+
+    case_start(c, CASE_JETSTREAM, "");
+    share_ledger(c);
+    first.ledger = ledger;
+    evbus *bus = suite_open(&c->s, &opts);
+    must(evbus_subscribe_envelope(bus, TOPIC, write_down, &first, EVBUS_OPTS(evbus_sub_opts, .ack_wait_ms = 5000),
+                                  &sub));
+    atomic_store(&ledger->hold, 1);
+    suite_publish_many(bus, TOPIC, "a", 1, 1, 1);
+    await_count(&ledger->started, 1);
+    operator_deletes(c, EV_NATS_MEMBERS);
+    assert_true(wait_until(is_standby, sub, wait_patience_ms()));
+    assert_true(wait_until(is_active, sub, wait_patience_ms()));
+    suite_publish_many(bus, TOPIC, "a", 1, 2, 3);
+    atomic_store(&ledger->hold, 0);
+    await_settled(c);
+    const uint32_t runs = atomic_load(&ledger->ended);
+    assert_in_range(runs, 4, RUNS - 1); /* the fault bit: one ran twice */
+    for (uint32_t i = 1; i < runs; i++)
+        assert_true(ledger->runs[i].version >= ledger->runs[i - 1].version);
+}
+
 #define LEASE_CASE(fn)                                                                                                 \
     {                                                                                                                  \
 #fn, fn, case_set_up, tear_down, NULL                                                                          \
@@ -565,6 +594,7 @@ int main(int argc, char **argv)
         LEASE_CASE(test_lease_missing_permissions_are_said),
         LEASE_CASE(test_lease_thousand_subscriptions_cost_one_renewal),
         LEASE_CASE(test_lease_lost_records_are_made_again),
+        LEASE_CASE(test_lease_handler_that_outlasts_its_turn_is_waited_for),
     };
 
     if (argc == 4 && strcmp(argv[1], "member") == 0)
