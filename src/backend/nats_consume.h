@@ -76,6 +76,7 @@ struct ev_nats_gap {
     uint64_t lister;     /* in the name of the consumer that lists; 0: there is none */
     uint64_t *list;      /* its sequences, ascending; NULL: the range is told whole */
     uint32_t count, cap; /* of them */
+    uint64_t listed_to;  /* the highest that was listed, of `list` or above */
     uint32_t page;       /* still to come of this page */
     unsigned char *seen; /* gathering: bits, which of the range came again; NULL: not in this link */
     uint64_t unseen;     /* of what was pending */

@@ -153,6 +153,7 @@ void ev_nats_gap_begin(struct ev_nats *st, struct ev_nats_binding *b)
     if (!b->exclusive || b->lost || !b->attached || !ev_nats_is_up(st) || ev_nats_members_right(st, b) == 0)
         return;
     drop_list(st, b);
+    ev_nats_gather_forget(g); /* of a range that was; the core goes on gathering */
     g->due = g->logged = g->recheck = g->worked_off = false;
     g->begun = st->now;
     g->tries = 0;
@@ -368,6 +369,7 @@ static void make_list(struct ev_nats *st, struct ev_nats_binding *b)
     char subject[EV_NATS_SUBJECT_MAX], name[LISTER_LEN + 1];
 
     b->gap.lister = ev_random() | 1;
+    b->gap.listed_to = 0;
     lister_name(b, name);
     char *body = ev_nats_lister_request(b->stream, name, b->core.subject, b->gap.first);
     if (!body) {
@@ -428,6 +430,7 @@ bool ev_nats_gap_listed(struct ev_nats *st, struct ev_nats_binding *chain, const
         return true;
     }
     g->list_ends = ref->stream_seq >= g->last || ref->pending == 0;
+    g->listed_to = ref->stream_seq > g->listed_to ? ref->stream_seq : g->listed_to;
     g->at = st->now + ANSWER_TIME; /* a page takes as long as it takes: the server looks at everything between */
     if (--g->page > 0 && !g->list_ends)
         return true;

@@ -102,8 +102,10 @@ void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64
         return;
     }
     b->gap.left_out += left_out;
-    if (b->gap.due && b->gap.gathering)
+    if (b->gap.due && b->gap.gathering) {
+        b->gap.recheck = false;
         return;
+    }
     if (b->gap.told == 0 && !b->ack_all && st->now - b->gap.suspected_at < SUSPECT_PAUSE)
         return; /* there was nothing to it a moment ago: not again and again. (ack_all looks again when it has told.) */
     b->gap.suspected_at = st->now;
@@ -161,9 +163,16 @@ void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b)
         ev_nats_pull_schedule(st->consume, b, g->gather_until);
 }
 
+/* More was lost since it was told: the rule is to go through again before anything starts. (Due is it also to look whether what
+ * was told is here.) */
+static bool more_was_lost(const struct ev_nats_gap *g)
+{
+    return g->due && !g->recheck;
+}
+
 void ev_nats_gap_idle(struct ev_nats *st, struct ev_nats_binding *b)
 {
-    if (b->gap.seen && b->gap.in_order && b->gap.step == EV_NATS_GAP_CLOSED)
+    if (b->gap.seen && b->gap.in_order && b->gap.step == EV_NATS_GAP_CLOSED && !more_was_lost(&b->gap))
         ev_nats_gather_end(st, b);
 }
 
@@ -179,6 +188,6 @@ void ev_nats_gap_delivered(struct ev_nats *st, struct ev_nats_binding *b, uint64
     if (stream_seq < g->first || stream_seq > g->last)
         return;
     see(g, stream_seq);
-    if (g->unseen == 0 && knows_all(g))
+    if (g->unseen == 0 && knows_all(g) && !more_was_lost(g))
         ev_nats_gather_end(st, b);
 }

@@ -167,6 +167,9 @@ uint64_t ev_frontier_finish_to(const evbus *bus, const struct evbus_sub *sub);
 void ev_frontier_give_up(struct evbus_sub *sub);
 /* It is a delivery's turn to be noted; false: no room. */
 bool ev_frontier_take(struct evbus_sub *sub, const struct ev_delivery *d);
+/* What is held and not done is in it, also what it was made to forget: a binding that ended, a broker that seemed not to know
+ * of it. False: no memory. */
+bool ev_frontier_recall(struct evbus_sub *sub);
 
 /* Settling (dispatch.c). */
 /* The broker is told, if this member may; false: it may not, or there is no link. */

@@ -113,8 +113,10 @@ bool ev_frontier_again(struct ev_frontier *f, uint64_t seq, uint64_t consumer_se
     f->top = consumer_seq > f->top ? consumer_seq : f->top;
     if (e)
         return true;
-    if (!(e = insert(f, at, seq)))
+    if (!(e = insert(f, at, seq))) {
+        f->certain = false; /* what is not in here must not be acked */
         return false;
+    }
     e->open = finished ? 0 : 1;
     count_ready(f);
     return true;

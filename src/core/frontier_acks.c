@@ -26,6 +26,15 @@ bool ev_frontier_take(struct evbus_sub *sub, const struct ev_delivery *d)
     return false;
 }
 
+bool ev_frontier_recall(struct evbus_sub *sub)
+{
+    for (const evbus_msg *m = sub->oldest; m; m = m->newer)
+        if (!m->gone && !m->fenced && m->ordinal > sub->frontier_from &&
+            !ev_frontier_again(&sub->frontier, m->stream_seq, 0, false))
+            return false;
+    return true;
+}
+
 /* False: not now. */
 static bool tell(evbus *bus, struct evbus_sub *sub)
 {

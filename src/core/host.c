@@ -136,6 +136,8 @@ uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t
     if (host->tap)
         return host->tap->unsettled(host, sub, first, last);
     ev_room_changed(sub);
+    if (!ev_frontier_recall(sub)) /* no memory: as if they were not here */
+        return 0;
     return sub->frontier.count > 0 ? ev_frontier_within(&sub->frontier, first, last) : 0;
 }
 

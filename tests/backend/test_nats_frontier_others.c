@@ -2,11 +2,13 @@
 /*
  * Frontier acks beside another client, one that takes from the durable without a lease and never acknowledges: an ack
  * settles all below it, so none may go past what that client has. And behind a link that ended, whose pulls and acks come
- * late: nats-server 2.9 may then count its position back below its ack floor.
+ * late: nats-server 2.9 may then count its position back below its ack floor. And what is here while it is bound again, and a
+ * list by a replica that has not caught up.
  */
 #include "backend/nats_consume.h"
 #include "core/bus.h"
 #include "core/names.h"
+#include "core/sub.h"
 #include "support/nats_case.h"
 
 #define TOPIC "frontier.orders"
@@ -258,11 +260,146 @@ static void test_frontier_what_lies_below_the_ack_floor_is_settled(void **state)
     assert_int_equal(asked_again(next), 0);
 }
 
+/* ---- What is known of what is here ------------------------------------------------------------------------------- */
+
+/* On the loop: its consumer is lost, as the backend sees it; the frontier. */
+struct look {
+    struct ev_command command;
+    struct evbus_sub *sub;
+    bool certain, told;
+    atomic_bool done;
+};
+
+static void lose_consumer(evbus *bus, struct ev_command *command)
+{
+    struct look *l = (struct look *)command;
+
+    ev_host_consumer_lost(&bus->host, l->sub, EVBUS_MISMATCH, "it ended");
+    atomic_store(&l->done, true);
+}
+
+static void look_at_frontier(evbus *bus, struct ev_command *command)
+{
+    struct look *l = (struct look *)command;
+
+    (void)bus;
+    l->certain = l->sub->frontier.certain;
+    l->told = l->sub->frontier.ready == 0 && !l->sub->lagging;
+    atomic_store(&l->done, true);
+}
+
+static bool has_looked(void *arg)
+{
+    return atomic_load(&((struct look *)arg)->done);
+}
+
+static struct look look(evbus *bus, struct evbus_sub *sub, void (*run)(evbus *, struct ev_command *))
+{
+    struct look l = {.command.run = run, .sub = sub};
+
+    ev_loop_post(bus, &l.command);
+    assert_true(wait_until(has_looked, &l, wait_patience_ms()));
+    return l;
+}
+
+struct subscribed {
+    evbus *bus;
+    evbus_sub *sub;
+};
+
+static bool is_certain_and_told(void *arg)
+{
+    const struct subscribed *s = arg;
+    const struct look l = look(s->bus, s->sub, look_at_frontier);
+
+    return l.certain && l.told;
+}
+
+static evbus_verdict slow_waits(const evbus_msg *msg, void *gate)
+{
+    return strcmp(evbus_msg_envelope(msg)->aggregate_id, "slow") == 0 ? suite_at_gate(msg, gate) : EVBUS_ACK;
+}
+
+/* The binding ends and the new one finds the consumer as it was: a handler still runs, and all behind it is done. */
+static void test_frontier_bound_again_waits_for_what_still_runs(void **state)
+{
+    struct nats_case *c = *state;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    c->tally.decide = slow_waits;
+    c->tally.arg = &c->gate;
+    struct subscribed s = {bus, suite_sub(bus, TOPIC, &c->tally, &frontier)};
+    suite_publish_many(bus, TOPIC, "a", 1, 1, 3);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 3));
+    await_settled(c);
+    suite_publish(bus, TOPIC, "slow", 1); /* sequence 4 */
+    suite_publish_many(bus, TOPIC, "b", 5, 1, 2);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 3 + 10));
+    assert_true(gate_await_inside(&c->gate, 1));
+    (void)look(bus, s.sub, lose_consumer);
+    suite_publish_many(bus, TOPIC, "b", 5, 3, 4);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 3 + 20));
+    assert_true(wait_until(is_certain_and_told, &s, wait_patience_ms()));
+    jsConsumerInfo *info = asked(c);
+    assert_int_equal(info->AckFloor.Stream, 3);
+    jsConsumerInfo_Destroy(info);
+    gate_open(&c->gate);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 3 + 21));
+    must_settle_to(c, 24);
+    assert_int_equal(tally_runs(&c->tally, "slow", 1), 1);
+}
+
+struct listing {
+    struct ev_command command;
+    bool short_alone, short_of_several, whole;
+    atomic_bool done;
+};
+
+static void judge_listing(evbus *bus, struct ev_command *command)
+{
+    struct listing *l = (struct listing *)command;
+    struct ev_nats *st = bus->state;
+    struct ev_nats_binding b = *st->consume->bindings[0];
+
+    b.gap = (struct ev_nats_gap){.first = 1, .top = 10, .delivered = 10, .pending = 5, .listed_to = 9};
+    l->short_alone = ev_nats_frontier_all_listed(st, &b);
+    b.gap.clustered = true;
+    l->short_of_several = ev_nats_frontier_all_listed(st, &b);
+    b.gap.listed_to = 11;
+    l->whole = ev_nats_frontier_all_listed(st, &b);
+    atomic_store(&l->done, true);
+}
+
+static bool is_judged(void *arg)
+{
+    return atomic_load(&((struct listing *)arg)->done);
+}
+
+/* A consumer that lists may live on a replica that has not caught up: what it does not list is gone only if it lists what was
+ * delivered last, or later ones. */
+static void test_frontier_believes_no_list_that_ends_before_what_was_delivered(void **state)
+{
+    struct nats_case *c = *state;
+    struct listing l = {.command.run = judge_listing};
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    (void)suite_sub(bus, TOPIC, &c->tally, &frontier);
+    ev_loop_post(bus, &l.command);
+    assert_true(wait_until(is_judged, &l, wait_patience_ms()));
+    assert_true(l.short_alone);
+    assert_false(l.short_of_several);
+    assert_true(l.whole);
+}
+
 int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
         CASE(test_frontier_goes_past_nothing_another_client_took),
         CASE(test_frontier_what_lies_below_the_ack_floor_is_settled),
+        CASE(test_frontier_bound_again_waits_for_what_still_runs),
+        CASE(test_frontier_believes_no_list_that_ends_before_what_was_delivered),
     };
 
     return case_run("nats frontier, others", tests, sizeof tests / sizeof *tests, argc, argv);

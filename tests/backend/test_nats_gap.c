@@ -336,6 +336,63 @@ static void test_gap_succeeds_a_killed_process(void **state)
     await_settled(c);
 }
 
+/* ---- Gathering --------------------------------------------------------------------------------------------------- */
+
+struct gathered {
+    struct ev_command command;
+    bool with_more_lost, after_a_look, forgotten;
+    _Atomic(uint32_t) done;
+};
+
+static struct ev_nats_gap told_ten(void)
+{
+    struct ev_nats_gap g = {.first = 1, .last = 74, .top = 10, .delivered = 10, .beyond = 10, .unseen = 5};
+
+    g.in_order = g.gathering = g.due = true;
+    g.seen = ev_calloc(10, 1);
+    return g;
+}
+
+static void gather_on_loop(evbus *bus, struct ev_command *command)
+{
+    struct gathered *n = (struct gathered *)command;
+    struct ev_nats *st = bus->state;
+    struct ev_nats_binding *b = st->consume->bindings[0], copy = *b;
+
+    copy.gap = told_ten();
+    ev_nats_gap_delivered(st, &copy, 12, true);
+    n->with_more_lost = copy.gap.gathering;
+    copy.gap.recheck = true;
+    ev_nats_gap_delivered(st, &copy, 12, true);
+    n->after_a_look = copy.gap.gathering;
+    b->gap.seen = ev_calloc(1, 1);
+    b->gap.gathering = true;
+    ev_nats_gap_begin(st, b);
+    n->forgotten = b->gap.seen == NULL;
+    atomic_store(&n->done, 1);
+}
+
+/* What was told is on its way, and the count leaves some out again: the first new one does not say any more that all before it is
+ * here. And when the rule begins anew its range is another: what was seen of the old one is forgotten. */
+static void test_gap_goes_on_gathering_when_more_is_lost(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+    struct gathered n = {.command.run = gather_on_loop};
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    (void)take(bus, ledger, NULL);
+    (void)publish_all(c, 1);
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    ev_loop_post(bus, &n.command);
+    await_count(&n.done, 1);
+    assert_true(n.with_more_lost);
+    assert_false(n.after_a_look);
+    assert_true(n.forgotten);
+}
+
 int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
@@ -347,6 +404,7 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_takes_nothing_from_an_active_member),
         GAP_CASE(test_gap_hands_over_in_order),
         GAP_CASE(test_gap_succeeds_a_killed_process),
+        GAP_CASE(test_gap_goes_on_gathering_when_more_is_lost),
     };
 
     if (argc == 4 && strcmp(argv[1], "member") == 0)
