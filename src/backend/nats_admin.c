@@ -21,6 +21,7 @@
 #define PAUSE_MAX (500 * EV_MS)
 #define BIND_TRIES 4
 #define CONFIRMED 2
+#define HEARD_WITHIN (2 * EV_SEC)
 #define SIZE_ASSUMED 4096 /* of a message, until one has come */
 
 /* ---- Asking until the deadline ----------------------------------------------------------------------------------- */
@@ -393,13 +394,18 @@ static evbus_status ensure(struct call *call, const struct ev_consumer_cfg *cfg,
     return st;
 }
 
-/* May we write such records? Every bus tries with the same two, which are nobody's. */
+/* May we write such records? Every bus tries with the same two, which are nobody's. In a cluster it takes a moment until our server
+ * has heard that the stream was made, or changed, on another one. */
 static evbus_status try_record(struct call *call, const char *subject)
 {
     static const char body[] = "{\"state\":\"gone\"}";
+    const int64_t until = ev_clock_now(NULL) + HEARD_WITHIN;
+    evbus_status st;
 
-    ev_nats_reply_fini(&call->reply);
-    const evbus_status st = ev_nats_request(call->st, subject, body, sizeof body - 1, call->deadline, &call->reply);
+    do {
+        ev_nats_reply_fini(&call->reply);
+        st = ev_nats_request(call->st, subject, body, sizeof body - 1, call->deadline, &call->reply);
+    } while (st == EVBUS_NO_JETSTREAM && ev_clock_now(NULL) < until && pause_a_little(call));
     if (st == EVBUS_NO_JETSTREAM)
         return ev_fail(EVBUS_MISMATCH, "stream " EV_NATS_MEMBERS " does not take '%s'", subject);
     return st == EVBUS_OK ? ev_nats_parse_answer(call->reply.data, call->reply.len, subject) : st;

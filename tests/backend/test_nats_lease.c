@@ -578,6 +578,40 @@ static void test_lease_handler_that_outlasts_its_turn_is_waited_for(void **state
         assert_true(ledger->runs[i].version >= ledger->runs[i - 1].version);
 }
 
+/* As on a server of a cluster that has not heard yet what the stream of the records takes. */
+static void *change_members_soon(void *arg)
+{
+    const char *subjects[] = {"evbus.member.>", "evbus.lease.>"};
+    struct nats_case *c = arg;
+    jsStreamConfig cfg;
+
+    wait_out(200); /* the time it takes; it is asked for at once */
+    (void)jsStreamConfig_Init(&cfg);
+    cfg.Name = EV_NATS_MEMBERS;
+    cfg.Subjects = subjects;
+    cfg.SubjectsLen = 2;
+    cfg.MaxMsgsPerSubject = 1;
+    return js_UpdateStream(NULL, c->js, &cfg, NULL, NULL) == NATS_OK ? c : NULL;
+}
+
+static void test_lease_stream_of_records_may_not_be_known_at_once(void **state)
+{
+    const char *elsewhere = "elsewhere";
+    struct nats_case *c = *state;
+    struct member first = {.who = 1};
+    void *changed = NULL;
+    pthread_t thread;
+
+    case_start(c, CASE_JETSTREAM, "");
+    share_ledger(c);
+    operator_makes_plain(c, EV_NATS_MEMBERS, elsewhere);
+    evbus *bus = suite_open(&c->s, &opts);
+    assert_int_equal(pthread_create(&thread, NULL, change_members_soon, c), 0);
+    (void)take(bus, &first);
+    assert_int_equal(pthread_join(thread, &changed), 0);
+    assert_non_null(changed);
+}
+
 #define LEASE_CASE(fn)                                                                                                 \
     {                                                                                                                  \
 #fn, fn, case_set_up, tear_down, NULL                                                                          \
@@ -594,6 +628,7 @@ int main(int argc, char **argv)
         LEASE_CASE(test_lease_missing_permissions_are_said),
         LEASE_CASE(test_lease_thousand_subscriptions_cost_one_renewal),
         LEASE_CASE(test_lease_lost_records_are_made_again),
+        LEASE_CASE(test_lease_stream_of_records_may_not_be_known_at_once),
         LEASE_CASE(test_lease_handler_that_outlasts_its_turn_is_waited_for),
     };
 
