@@ -15,7 +15,7 @@
 struct torture_options {
     struct common c;
     int64_t seconds, seed, members;
-    bool mem, server, cluster, shared;
+    bool mem, server, cluster, shared, frontier;
 };
 
 #define ARG(kind, name, value, field, min, max, help)                                                                  \
@@ -29,6 +29,7 @@ static const struct arg args[] = {
     ARG(ARG_NUMBER, "--members", "N", members, 1, TORTURE_SHOPS,
         "of the group at a time (3); one is active, the others stand by"),
     ARG(ARG_FLAG, "--shared", NULL, shared, 0, 0, "the members share the load: no order is promised then"),
+    ARG(ARG_FLAG, "--frontier", NULL, frontier, 0, 0, "the members use frontier acks: one settles all before it"),
     ARG(ARG_FLAG, "--mem", NULL, mem, 0, 0, "in this process, on fault+mem:// (the default without --url)"),
     ARG(ARG_FLAG, "--server", NULL, server, 0, 0, "on a nats-server of its own"),
     ARG(ARG_FLAG, "--cluster", NULL, cluster, 0, 0, "on three of its own, streams with three replicas"),
@@ -39,7 +40,8 @@ static int run_torture(const struct common *options, const struct arg_list *oper
 const struct command command_torture = {
     .name = "torture",
     .summary = "break everything from a seed, and judge what was promised",
-    .synopsis = "[--mem | --server | --cluster | --url URL] [--seconds N] [--seed N] [--members N] [--shared]",
+    .synopsis = "[--mem | --server | --cluster | --url URL] [--seconds N] [--seed N] [--members N] "
+                "[--shared | --frontier]",
     .text = "Two threads publish, the members of one group handle (one is active, the others stand by; --shared:\n"
             "all at once), some handlers fail, are slow or settle later.\n"
             "Meanwhile members leave and come, publishers and consumers are restarted, acks get lost, messages\n"
@@ -213,6 +215,7 @@ static void print_json(const struct torture *t, bool kept)
     json_uint(&j, "dead_letters", a->letters);
     json_uint(&j, "members", a->members);
     json_bool(&j, "shared", t->shared);
+    json_bool(&j, "frontier", t->frontier);
     json_uint(&j, "turns", a->turns);
     json_uint(&j, "misfortunes", misfortunes);
     json_uint(&j, "lost_by_servers", a->lost);
@@ -232,6 +235,8 @@ static int check(const struct torture_options *o, const struct arg_list *operand
         return usage_error(o->c.command, "'%s': torture takes no operands", operands->items[0]);
     if (o->mem + o->server + o->cluster + (o->c.url != NULL) > 1)
         return usage_error(o->c.command, "--mem, --server, --cluster and --url exclude each other");
+    if (o->shared && o->frontier)
+        return usage_error(o->c.command, "--shared and --frontier exclude each other");
     t->target = o->server ? TORTURE_SERVER : o->cluster ? TORTURE_CLUSTER : o->c.url ? TORTURE_URL : TORTURE_MEM;
     t->command = o->c.command;
     t->seconds = o->seconds ? (uint32_t)o->seconds : 20;
@@ -240,6 +245,7 @@ static int check(const struct torture_options *o, const struct arg_list *operand
     t->rng = t->seed;
     t->shop_count = o->members ? (uint32_t)o->members : 3;
     t->shared = o->shared;
+    t->frontier = o->frontier;
     (void)snprintf(t->topic, sizeof t->topic, "torture.%llx", (unsigned long long)now.tv_sec << 20 | now.tv_nsec >> 10);
     if (o->c.url)
         (void)snprintf(t->url, sizeof t->url, "%s", o->c.url);
@@ -278,7 +284,11 @@ static int run_torture(const struct common *options, const struct arg_list *oper
             complain(o->c.command,
                      "%s; the same again: evbus torture --%s --members %" PRIu32 "%s --seconds %" PRIu32
                      " --seed %" PRIu64,
-                     t->problem, target_name(t), t->shop_count, t->shared ? " --shared" : "", t->seconds, t->seed);
+                     t->problem, target_name(t), t->shop_count,
+                     t->shared     ? " --shared"
+                     : t->frontier ? " --frontier"
+                                   : "",
+                     t->seconds, t->seed);
         result = kept ? CLI_OK : CLI_FAILED;
     } else {
         complain(o->c.command, "%s", why);

@@ -97,6 +97,7 @@ struct torture {
     struct torture_shop shops[TORTURE_SHOPS];
     uint32_t shop_count;
     bool shared;           /* they share the load; else one is active, the others stand by */
+    bool frontier;         /* it uses frontier acks */
     pthread_mutex_t mutex; /* guards deferred */
     struct torture_deferred deferred[TORTURE_DEFERRED];
     uint32_t deferred_count;

@@ -173,6 +173,7 @@ bool torture_member_come(struct torture *t, struct torture_shop *shop)
     evbus_sub_opts_init(&o);
     o.group = TORTURE_GROUP;
     o.membership = t->shared ? EVBUS_SHARED : EVBUS_EXCLUSIVE;
+    o.ack_mode = t->frontier ? EVBUS_ACK_FRONTIER : EVBUS_ACK_EACH;
     o.ack_wait_ms = t->target == TORTURE_CLUSTER ? 3000 : 1500;
     o.inflight_max = INFLIGHT;
     o.attempts_max = TORTURE_ATTEMPTS;

@@ -51,7 +51,7 @@ foreach(kind lsan tsan)
 endforeach()
 
 # Not under sanitizers: what other tests run there as well, and takes minutes; and what counts calls, which they add to.
-set(unsanitized "^(hotpath/.*|backend/test_fault_nats\\..*|cli/test_torture_(server|cluster)|truth/test_truth_nats_cluster_serial)$")
+set(unsanitized "^(hotpath/.*|backend/test_fault_nats\\..*|cli/test_torture_(server|cluster)|truth/test_truth_(frontier_)?nats_cluster_serial)$")
 
 # evbus_test(<label> <name> <seconds> COMMAND ...): registers one test.
 function(evbus_test label name seconds)

@@ -19,6 +19,11 @@ expect 2 "$evbus" torture --members 9
 expect 0 "$evbus" torture --mem --seconds 5 --members 4 --shared ${EVBUS_SEED:+--seed "$EVBUS_SEED"} --json
 out_has '"kept":true,.*"shared":true,'
 
+# With frontier acks, which are for members that take turns.
+expect 2 "$evbus" torture --shared --frontier
+expect 0 "$evbus" torture --mem --seconds 5 --frontier ${EVBUS_SEED:+--seed "$EVBUS_SEED"} --json
+out_has '"kept":true,.*"frontier":true,'
+
 # Each bus with a broker of its own: what the one publishes the other never gets. The seed and the history are told.
 expect 1 "$evbus" torture --url mem:// --seconds 1 --seed 5
 out_has '^torture on url, 1 s, seed 5: FAILED$'

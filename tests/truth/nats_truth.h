@@ -114,15 +114,16 @@ static inline uint64_t witness_last(struct witness *w)
     return last;
 }
 
-/* Nothing waits, and all is acknowledged. With frontier acks the ack floor says so: nats-server 2.9 counts a message below
- * it as pending for ever, if it counted back and the ack of a link that ended came late (ADR 15). */
+/* Nothing waits, and all is acknowledged, up to the end of the stream: a consumer's leader that was just elected may have a
+ * replica that is behind, and says of that. With frontier acks what is pending does not count: nats-server 2.9 counts a message
+ * below the ack floor for ever, if it counted back and the ack of a link that ended came late (ADR 15). */
 static inline bool witness_is_idle(void *arg)
 {
     struct in_flight f;
 
-    if (!witness_consumer(arg, &f) || f.pending > 0)
+    if (!witness_consumer(arg, &f) || f.pending > 0 || (f.unacked > 0 && !f.frontier))
         return false;
-    return f.unacked == 0 || (f.frontier && f.floor >= f.delivered_seq && f.floor >= witness_last(arg));
+    return f.floor >= f.delivered_seq && f.floor >= witness_last(arg);
 }
 
 /* ---- Reading streams --------------------------------------------------------------------------------------------- */

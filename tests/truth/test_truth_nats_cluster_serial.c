@@ -5,6 +5,10 @@
 #include "../support/nats_cluster.h"
 #include "../support/truth_read.h"
 
+#ifndef TRUTH_FRONTIER
+#define TRUTH_FRONTIER false
+#endif
+
 static struct nats_cluster cluster;
 static struct driver driver;
 static struct truth truth;
@@ -192,5 +196,6 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_truth_leader_stopped, set_up, tear_down),
     };
 
+    driver_frontier = TRUTH_FRONTIER;
     return truth_main("truth: three replicas", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

@@ -129,8 +129,10 @@ static void test_truth_server_killed(void **state)
         struct waiting w = {i + 2};
         await_starts(&truth, 50 + driver_random(&rng) % 700);
         assert_true(wait_until(has_unacked, NULL, wait_patience_ms()));
-        nats_server_kill(&server);
+        nats_server_signal(&server,
+                           SIGSTOP); /* the moment it dies at: what is on its way then is not answered any more */
         assert_true(wait_until(has_work, NULL, wait_patience_ms()));
+        nats_server_kill(&server);
         assert_true(nats_server_restart(&server));
         assert_true(wait_until(sessions_reached, &w, wait_patience_ms()));
     }
