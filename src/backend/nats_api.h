@@ -45,11 +45,18 @@ enum ev_nats_err {
     EV_NATS_ERR_HEADER_TOO_LARGE = 10097,
     EV_NATS_ERR_STREAM_OFFLINE = 10118,
     EV_NATS_ERR_CONSUMER_OFFLINE = 10119,
-    EV_NATS_ERR_CONSUMER_DIFFERS = 10148 /* 2.10: "consumer already exists" with another configuration */
+    EV_NATS_ERR_CONSUMER_DIFFERS = 10148, /* 2.10: "consumer already exists" with another configuration */
+    EV_NATS_ERR_ID_UNDER_WAY = 10158      /* 2.11: its message id is taken in, and not stored yet */
 };
 
-/* A PubAck, or the error of any JetStream answer: both are one JSON object. False: it is neither; *ret is then all
- * zero. Key order, unknown keys and nesting are free (up to 32 deep), the JSON itself is not. */
+/*
+ * A PubAck, or the error of any JetStream answer: both are one JSON object. False: it is neither; *ret is then all
+ * zero. Key order, unknown keys and nesting are free (up to 32 deep), the JSON itself is not.
+ *
+ * The leader of a stream with replicas notes a message id when it proposes the message, with sequence 0, and the sequence when
+ * it is stored. Asked again in between, it answers sequence 0 and "duplicate" (2.9, 2.10) or an error of its own (2.11): UNKNOWN.
+ * If what it proposed was lost in an election, 2.9 and 2.10 go on answering that until the duplicate window is over.
+ */
 bool ev_nats_parse_puback(const char *json, size_t len, struct ev_ack *ret);
 
 /* Our status for an error of theirs. */

@@ -326,7 +326,7 @@ bool ev_nats_parse_puback(const char *json, size_t len, struct ev_ack *ret)
         return false;
     if (a.has_error) {
         const uint32_t code = (uint32_t)(a.err_code ? a.err_code : a.code);
-        ret->outcome = EVBUS_OUTCOME_REFUSED;
+        ret->outcome = code == EV_NATS_ERR_ID_UNDER_WAY ? EVBUS_OUTCOME_UNKNOWN : EVBUS_OUTCOME_REFUSED;
         ret->broker_code = code;
         ret->status = ev_nats_error_status(code, a.text.data, a.text.len);
         ret->no_responders = code == EV_NATS_ERR_CLUSTER_NOT_READY;
@@ -338,6 +338,8 @@ bool ev_nats_parse_puback(const char *json, size_t len, struct ev_ack *ret)
         ret->outcome = EVBUS_OUTCOME_STORED;
         ret->duplicate = a.duplicate;
         ret->sequence = a.seq;
+    } else if (a.has_seq && a.duplicate && a.stream.len > 0) {
+        ret->outcome = EVBUS_OUTCOME_UNKNOWN;
     } else {
         return false;
     }

@@ -40,7 +40,9 @@ struct ev_record {
 
 /* The broker's answer to a publish. */
 struct ev_ack {
-    evbus_outcome outcome; /* STORED or REFUSED; no answer is the core's business */
+    evbus_outcome
+        outcome; /* STORED or REFUSED; UNKNOWN: the broker has its message id, and neither stored nor refused it yet. No
+                    answer is the core's business */
     bool duplicate;
     bool no_responders;  /* REFUSED: nobody listens on the subject now (503); it may pass */
     bool stream_missing; /* REFUSED: the stream is gone or does not cover the topic: ensure it again */

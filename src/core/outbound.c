@@ -13,6 +13,8 @@
 #define PROBE_MIN (100 * EV_MS)
 #define PROBE_SPREAD (150 * EV_MS)
 #define PROBE_PATIENCE EV_SEC
+#define ASK_MIN (50 * EV_MS)
+#define ASK_MAX EV_SEC
 
 /* ---- Held messages ----------------------------------------------------------------------------------------------- */
 
@@ -289,6 +291,7 @@ static void repeat(evbus *bus, struct ev_slot *slot)
     if (t->probe == slot)
         t->probe = NULL;
     slot->generation++; /* a late answer to the earlier send is not the answer to the next */
+    slot->ask_at = EV_NEVER;
     hold(bus, slot, true);
 }
 
@@ -319,10 +322,28 @@ static void answered_refused(evbus *bus, struct ev_slot *slot, const struct ev_a
             return;
         }
     }
-    if (slot->maybe_stored && ack->no_responders) /* an earlier send of it may be stored all the same */
+    /* An earlier send of it may be stored all the same. */
+    if (slot->maybe_stored && (ack->no_responders || slot->under_way))
         finish(bus, slot, EVBUS_OUTCOME_UNKNOWN, EVBUS_UNKNOWN, text, now);
     else
         finish(bus, slot, EVBUS_OUTCOME_REFUSED, ack->status == EVBUS_OK ? EVBUS_REFUSED : ack->status, text, now);
+}
+
+/* The broker has its message id and did not store it yet: whether it will is not known. It is asked again after as long as this
+ * took until now, if that is in order; see check_deadlines. */
+static void answered_under_way(struct ev_slot *slot, int64_t now)
+{
+    const int64_t took = now - slot->accepted_ns;
+
+    slot->maybe_stored = slot->under_way = true;
+    slot->ask_at = now + (took < ASK_MIN ? ASK_MIN : took > ASK_MAX ? ASK_MAX : took);
+}
+
+static void ask_again(evbus *bus, struct ev_slot *slot, int64_t now)
+{
+    if (slot->phase != EV_PHASE_SENT || now < slot->ask_at || !slot->msg_id || !may_repeat(slot))
+        return;
+    repeat(bus, slot);
 }
 
 /* Answers come in the order of sending, a window later: by then slots and receipts are out of this processor's cache. The
@@ -349,7 +370,7 @@ void ev_outbound_answer(evbus *bus, uint32_t index, uint32_t generation, const s
     struct ev_slot *slot = &bus->slots.all[index];
     if (slot->phase != EV_PHASE_SENT || slot->generation != generation)
         return; /* an answer that came after its deadline: the outcome is out already */
-    if (ack->outcome != EVBUS_OUTCOME_STORED) {
+    if (ack->outcome == EVBUS_OUTCOME_REFUSED) {
         answered_refused(bus, slot, ack, now);
         return;
     }
@@ -357,6 +378,10 @@ void ev_outbound_answer(evbus *bus, uint32_t index, uint32_t generation, const s
     struct ev_topic *t = slot->topic;
     if (t->probe || ev_load_relaxed(&t->gate) == EV_GATE_CLOSED) /* own field */
         gate_open(bus, t);
+    if (ack->outcome == EVBUS_OUTCOME_UNKNOWN) {
+        answered_under_way(slot, now);
+        return;
+    }
     slot->sequence = ack->sequence;
     slot->dup = ack->duplicate;
     const char *known = ev_load_relaxed(&t->stream); /* a hint: compared, not trusted */
@@ -442,6 +467,11 @@ static void expire_sent(evbus *bus, struct ev_slot *slot, int64_t now)
             return;
     }
     slot->maybe_stored = true;
+    if (slot->under_way && slot->ask_at != EV_NEVER) { /* its stream answers */
+        give_up(bus, slot, EVBUS_UNKNOWN,
+                "the broker had its message id, and did not say until the deadline that it is stored", now);
+        return;
+    }
     give_up(bus, slot, EVBUS_UNKNOWN, "the broker did not answer until the deadline", now);
     ev_gate_close(bus, t, now, "a publish was not answered until its deadline");
 }
@@ -453,8 +483,13 @@ static void check_deadlines(evbus *bus, int64_t now)
     bus->out.next_check = now + CHECK_STEP;
     for (uint32_t i = 0; i < bus->slots.count + bus->slots.letters; i++) {
         struct ev_slot *slot = &bus->slots.all[i];
-        if (slot->phase == EV_PHASE_IDLE || now < slot->deadline_ns)
+        if (slot->phase == EV_PHASE_IDLE)
             continue;
+        if (now < slot->deadline_ns) {
+            if (slot->under_way)
+                ask_again(bus, slot, now);
+            continue;
+        }
         if (slot->phase == EV_PHASE_HELD)
             expire_held(bus, slot, now);
         else

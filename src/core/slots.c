@@ -200,6 +200,7 @@ void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
     slot->stream = NULL;
     slot->receipt = NULL;
     slot->maybe_stored = false;
+    slot->under_way = false;
     ev_sub_acqrel(&bus->slots.bytes_used, slot->charged);
     slot->charged = 0;
     ev_store_seqcst(&slot->state, EV_SLOT_FREE);

@@ -44,6 +44,7 @@ struct ev_slot {
     bool maybe_stored; /* [loop] sent before, and no answer said it was not stored */
     uint8_t phase;     /* [loop] alone reads and writes it, also of slots that publishers own: then it is IDLE */
     bool dup;
+    bool under_way; /* [loop] the broker said so of a send of it: it has the message id, and did not store it yet */
     struct ev_topic *topic;
     struct ev_receipt *receipt; /* where the outcome goes; NULL: no receipt is wanted */
     struct ev_slot *after;      /* [loop] sent next after this one, when last seen: what to have in the cache. A hint */
@@ -69,6 +70,7 @@ struct ev_slot {
     int64_t tenant;
 
     struct ev_slot *next; /* [loop] held list */
+    int64_t ask_at; /* [loop] under_way: when it may be sent again to ask; EV_NEVER: it was, and no answer came yet */
     const void *outside;  /* LETTER: the dead message's bytes instead of data */
     evbus_msg *letter_of; /* LETTER */
     struct ev_park done;  /* WAIT: the publisher sleeps here */

@@ -48,7 +48,8 @@ static void fuzz_puback(const char *text, size_t size)
         return;
     check(inside(ack.stream, ack.stream_len, text, size), "stream outside the text");
     check(inside(ack.text, ack.text_len, text, size), "description outside the text");
-    check(ack.outcome == EVBUS_OUTCOME_REFUSED || (ack.outcome == EVBUS_OUTCOME_STORED && ack.sequence > 0), "outcome");
+    check((ack.outcome == EVBUS_OUTCOME_STORED) == (ack.sequence > 0),
+          "stored, and no sequence, or the other way round");
     check(ack.outcome != EVBUS_OUTCOME_REFUSED || ack.status != EVBUS_OK, "refused, and ok");
     json_t *root = json_loadb(text, size, 0, &error);
     check(root || finer_than_ours(&error), error.text);

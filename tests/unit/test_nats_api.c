@@ -116,6 +116,23 @@ static void test_puback_reads_refusals(void **state)
     assert_memory_equal(ack.text, "wrong last sequence: 2", ack.text_len);
 }
 
+/* Taken in, and not stored yet: neither stored nor refused. nats-server up to 2.10 says it by sequence 0, 2.11 by an error. */
+static void test_puback_reads_what_is_under_way(void **state)
+{
+    struct ev_ack ack;
+
+    (void)state;
+    assert_true(parse("{\"stream\":\"S1\", \"seq\":0,\"duplicate\": true}", &ack));
+    assert_int_equal(ack.outcome, EVBUS_OUTCOME_UNKNOWN);
+    assert_true(ack.sequence == 0 && !ack.duplicate);
+    assert_true(parse("{\"error\":{\"code\":409,\"err_code\":10158,\"description\":\"duplicate message id is in "
+                      "process\"},\"stream\":\"S1\",\"seq\":0}",
+                      &ack));
+    assert_int_equal(ack.outcome, EVBUS_OUTCOME_UNKNOWN);
+    assert_int_equal(ack.broker_code, 10158);
+    assert_true(ack.sequence == 0 && !ack.no_responders && !ack.stream_missing);
+}
+
 /* No prefix of an answer is an answer. */
 static void test_puback_refuses_every_truncation(void **state)
 {
@@ -152,6 +169,8 @@ static void test_puback_refuses_what_is_none(void **state)
         "{\"seq\":5}",
         "{\"stream\":\"\",\"seq\":5}",
         "{\"stream\":\"S\",\"seq\":0}",
+        "{\"stream\":\"S\",\"seq\":0,\"duplicate\":false}",
+        "{\"stream\":\"\",\"seq\":0,\"duplicate\":true}",
         "{\"stream\":5,\"seq\":5}",
         "{\"stream\":\"S\",\"seq\":\"5\"}",
         "{\"stream\":\"S\",\"seq\":-5}",
@@ -645,6 +664,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_puback_reads_stored),
         cmocka_unit_test(test_puback_reads_refusals),
+        cmocka_unit_test(test_puback_reads_what_is_under_way),
         cmocka_unit_test(test_puback_refuses_every_truncation),
         cmocka_unit_test(test_puback_refuses_what_is_none),
         cmocka_unit_test(test_puback_bounds_nesting),
