@@ -159,6 +159,8 @@ static void print_losses(const struct truth_account *a)
         (void)printf("  the server lost its consumer's state %" PRIu64 " times; run again because of that %" PRIu64
                      ", second dead letters %" PRIu64 "\n",
                      a->losses, a->again, a->letters_again);
+    if (a->letters_lost)
+        (void)printf("  the servers lost %" PRIu64 " dead letters\n", a->letters_lost);
     if (a->disputed)
         (void)printf("  the servers differ at %" PRIu64 " sequences, and lost %" PRIu64
                      " acknowledged messages by that\n",
@@ -219,6 +221,7 @@ static void print_json(const struct torture *t, bool kept)
     json_uint(&j, "turns", a->turns);
     json_uint(&j, "misfortunes", misfortunes);
     json_uint(&j, "lost_by_servers", a->lost);
+    json_uint(&j, "letters_lost_by_servers", a->letters_lost);
     json_uint(&j, "state_losses", a->losses);
     json_uint(&j, "again_after_loss", a->again);
     json_uint(&j, "letters_after_loss", a->letters_again);

@@ -180,8 +180,10 @@ static bool verdict(struct torture *t)
 
     if (torture_place_read(t, &c) && !truth_judge(&c, &t->account))
         torture_problem(t, "%s", c.verdict);
-    for (size_t i = 0; i < TRUTH_SERVERS; i++)
+    for (size_t i = 0; i < TRUTH_SERVERS; i++) {
         truth_content_clear(&c.servers[i]);
+        truth_content_clear(&c.letter_servers[i]);
+    }
     return !t->problem[0];
 }
 

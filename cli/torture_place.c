@@ -288,15 +288,18 @@ bool torture_place_suffer(struct torture *t, enum torture_misfortune what)
 
 bool torture_place_read(struct torture *t, struct truth_case *c)
 {
-    char why[sizeof t->problem] = "no server names the topic's stream";
+    char why[sizeof t->problem] = "no server names the topic's stream", topic[80], letters[sizeof t->stream_name];
     struct nats_wire w;
 
     if (t->target != TORTURE_CLUSTER)
         return true;
+    const uint16_t port = t->place->servers[0].port;
+    (void)snprintf(topic, sizeof topic, "dlq.%s", t->topic);
     const bool asked = ask_stream(t, &w);
+    const bool any = asked && truth_read_stream_name(&w, topic, letters, sizeof letters);
     nats_wire_close(&w);
-    if (!asked ||
-        !truth_read_servers(t->place->servers[0].port, t->stream_name, READ_MS, c->servers, why, sizeof why)) {
+    if (!asked || !truth_read_servers(port, t->stream_name, READ_MS, c->servers, why, sizeof why) ||
+        (any && !truth_read_servers(port, letters, READ_MS, c->letter_servers, why, sizeof why))) {
         torture_problem(t, "%s", why);
         return false;
     }

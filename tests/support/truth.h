@@ -152,16 +152,18 @@ struct truth_case {
     struct truth_content
         servers[TRUTH_SERVERS]; /* what each server of a replicated stream holds; sorted by the judge */
     size_t server_count;        /* 0: there is one, `stream` */
-    uint32_t attempts_max;      /* of the members */
-    uint32_t late_ms;           /* how long after it was reported unknown a publish may be stored: the way of
+    struct truth_content
+        letter_servers[TRUTH_SERVERS]; /* the same of the dead-letter stream, here by its own sequences */
+    uint32_t attempts_max;             /* of the members */
+    uint32_t late_ms;                  /* how long after it was reported unknown a publish may be stored: the way of
                                              bytes that had left the process before, through a slow or stopped peer */
-    bool unflagged_repeats;     /* the broker may forget deliveries (a leader was killed) */
-    bool shared;                /* the members are SHARED ones */
-    uint32_t turns;             /* so many there must be; 0: not judged */
-    bool in_order;              /* no member lost its turn: each gave it back, and the broker was well */
-    bool unfinished;            /* the run was not waited for: G3 is not judged */
-    bool quiet;                 /* a verdict is expected: print nothing */
-    char verdict[512];          /* the rule that was broken, "" if none */
+    bool unflagged_repeats;            /* the broker may forget deliveries (a leader was killed) */
+    bool shared;                       /* the members are SHARED ones */
+    uint32_t turns;                    /* so many there must be; 0: not judged */
+    bool in_order;                     /* no member lost its turn: each gave it back, and the broker was well */
+    bool unfinished;                   /* the run was not waited for: G3 is not judged */
+    bool quiet;                        /* a verdict is expected: print nothing */
+    char verdict[512];                 /* the rule that was broken, "" if none */
 };
 
 /* What a run must have seen for its faults to have bitten, counted on the way. */
@@ -171,6 +173,7 @@ struct truth_account {
     uint64_t turns;
     uint64_t unknown_stored, late; /* of those unknown; of those, after the report */
     uint64_t disputed, lost;       /* sequences at which the servers differ; stored ones that the stream lost by that */
+    uint64_t letters_lost;         /* dead letters that a server holds where another one holds something else */
     uint64_t losses;               /* of the consumer's state; then, because of that: */
     uint64_t again, letters_again; /* runs of what had ended before, second letters */
 };

@@ -49,7 +49,8 @@ struct aggregate {
     uint32_t number;
     size_t first, count; /* its part of `order` */
     size_t unfinished;   /* before this one all are acknowledged or dead-lettered; only goes up */
-    uint64_t last;       /* sequence of the last start in the present turn */
+    uint64_t last;       /* highest sequence that was started in the present turn */
+    uint64_t back;       /* one below that, started last: excused by a loss (it may be tried again); 0: none */
     bool *running;       /* by seat */
 };
 
@@ -87,6 +88,8 @@ int court_by_sequence(const void *a, const void *b); /* of truth_stored */
 
 /* Finds the disputed sequences. */
 void court_servers(struct court *court);
+/* Takes letters that the servers lost for letters; after those that there are. */
+void court_lost_letters(struct court *court);
 const struct dispute *court_dispute(const struct court *court, uint64_t sequence); /* NULL: it is not disputed */
 bool court_holds(const struct dispute *d, const struct publication *p);            /* a server does, there; d or NULL */
 /* Where it is said to be stored, and what is there. */

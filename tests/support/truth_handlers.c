@@ -157,12 +157,20 @@ static void begin_turn(struct court *court, const struct seat *seat, const struc
     court->present_ns = e->at_ns;
     court->stood_by = false;
     for (size_t k = 0; k < court->aggregate_count; k++)
-        court->aggregates[k].last = 0;
+        court->aggregates[k].last = court->aggregates[k].back = 0;
+}
+
+/* That one step back is excused says nothing of the next: that is measured by the highest. */
+static void take_place(struct aggregate *a, const struct truth_entry *e)
+{
+    a->back = e->sequence < a->last ? e->sequence : 0;
+    if (!a->back)
+        a->last = e->sequence;
 }
 
 static void check_order(struct court *court, struct aggregate *a, const struct truth_entry *e, bool again, size_t i)
 {
-    if (e->sequence < a->last && !again)
+    if (e->sequence < a->last && e->sequence != a->back && !again)
         court_broken(court, e->aggregate, i, "G2: a%u: sequence %" PRIu64 " starts after %" PRIu64, e->aggregate,
                      e->sequence, a->last);
     const struct publication *skipped = unfinished_below(court, a, e->sequence, e->wall_ns);
@@ -206,7 +214,8 @@ static void take_start(struct court *court, const struct truth_entry *e, size_t 
     p->runs++;
     p->ran_ns = e->at_ns;
     p->unflagged += e->attempt == 1 && e->deliveries < 2;
-    a->last = p->disputed ? a->last : e->sequence;
+    if (!p->disputed)
+        take_place(a, e);
     a->running[seat - court->seats] = true;
 }
 

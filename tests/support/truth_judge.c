@@ -394,6 +394,19 @@ static size_t last_start(const struct court *court, const struct publication *p)
     return at;
 }
 
+/* A second letter follows from a loss only if the message ran again because of it: whether it might, its start is judged by. */
+static bool ran_again_before(const struct court *court, const struct publication *p, const struct truth_stored *letter)
+{
+    for (size_t i = 0; i < court->count; i++) {
+        const struct truth_entry *e = court->entries[i];
+        if (atomic_load(&e->kind) == TRUTH_START && e->aggregate == p->aggregate && e->version == p->version &&
+            e->wall_ns < letter->stored_ns &&
+            court_lost_between(court, letter->sequence, p->last_letter_ns, e->wall_ns, true))
+            return true;
+    }
+    return false;
+}
+
 static void match_letters(struct court *court)
 {
     for (size_t i = 0; i < court->c->letters.count; i++) {
@@ -406,8 +419,7 @@ static void match_letters(struct court *court)
                          "G5: a dead letter of sequence %" PRIu64 ", which never was", s->sequence);
             continue;
         }
-        const bool again =
-            p->letter_ns && court_lost_between(court, s->sequence, p->last_letter_ns, s->stored_ns, true);
+        const bool again = p->letter_ns && ran_again_before(court, p, s);
         court->account->letters_again += again;
         if (p->letter_ns && !again)
             court_broken(court, p->aggregate, last_start(court, p),
@@ -451,6 +463,7 @@ bool truth_judge(struct truth_case *c, struct truth_account *ret)
     court_losses(&court);
     match_stream(&court);
     match_letters(&court);
+    court_lost_letters(&court);
     court_handlers(&court);
     free(court.entries);
     free(court.times);

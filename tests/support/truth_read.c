@@ -8,6 +8,7 @@
 #include <time.h>
 
 #define NOT_FOUND 10014u /* JetStream's: no such consumer */
+#define STREAM_NOT_FOUND 10059u
 #define NAME_MAX_SIZE 128u
 #define ANSWER_MS 5000u
 #define RETRY_MS 50
@@ -68,8 +69,8 @@ struct reading {
     struct nats_wire wire;
     const char *stream;
     struct truth_content *servers;
-    bool read[TRUTH_SERVERS];
-    uint64_t last;
+    bool read[TRUTH_SERVERS], known;
+    uint64_t last; /* known: 0: there is nothing to read */
     uint32_t readers;
 };
 
@@ -81,21 +82,28 @@ static int64_t now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* "$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<...>" */
-static uint64_t sequence_of(const char *reply)
+/* "$JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>": behind so many dots. */
+static uint64_t number_behind(const char *reply, int dots)
 {
     const char *at = reply;
 
-    for (int dots = 0; at && dots < 5; dots++) {
+    for (; at && dots > 0; dots--) {
         at = strchr(at, '.');
         at = at ? at + 1 : NULL;
     }
     return at ? strtoull(at, NULL, 10) : 0;
 }
 
+static uint64_t sequence_of(const char *reply)
+{
+    return number_behind(reply, 5);
+}
+
 static void take(const struct nats_wire_msg *msg, struct truth_content *content)
 {
-    struct truth_stored s = {.sequence = sequence_of(msg->reply), .aggregate = UINT32_MAX};
+    struct truth_stored s = {.sequence = sequence_of(msg->reply),
+                             .aggregate = UINT32_MAX,
+                             .stored_ns = (int64_t)number_behind(msg->reply, 7)};
     char aggregate[32];
     uint64_t version = 0;
 
@@ -162,10 +170,15 @@ static bool read_one(struct reading *r)
 static bool read_last(struct reading *r)
 {
     char subject[NATS_WIRE_SUBJECT];
+    uint64_t code = 0;
 
     (void)snprintf(subject, sizeof subject, "$JS.API.STREAM.INFO.%s", r->stream);
     const char *answer = nats_wire_ask(&r->wire, subject, "");
-    return nats_wire_number(nats_wire_value(answer, "state"), "last_seq", &r->last);
+    r->known = (nats_wire_number(answer, "err_code", &code) && code == STREAM_NOT_FOUND) ||
+               nats_wire_number(nats_wire_value(answer, "state"), "last_seq", &r->last);
+    for (size_t i = 0; r->known && i < TRUTH_SERVERS; i++)
+        r->read[i] = r->last == 0;
+    return r->known;
 }
 
 bool truth_read_servers(uint16_t port, const char *stream, uint32_t patience_ms,
@@ -175,7 +188,8 @@ bool truth_read_servers(uint16_t port, const char *stream, uint32_t patience_ms,
     struct reading r = {.stream = stream, .servers = servers};
 
     while (now_ms() < until && !(r.read[0] && r.read[1] && r.read[2])) {
-        const bool read = nats_wire_open(&r.wire, port, ANSWER_MS) && (r.last || read_last(&r)) && read_one(&r);
+        const bool read =
+            nats_wire_open(&r.wire, port, ANSWER_MS) && (r.known || read_last(&r)) && (r.last == 0 || read_one(&r));
         nats_wire_close(&r.wire);
         if (!read)
             (void)poll(NULL, 0, RETRY_MS);

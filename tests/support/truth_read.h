@@ -16,7 +16,8 @@ bool truth_read_consumer_name(struct nats_wire *w, const char *stream, const cha
 /* One that the server does not know any more has zeros. False: no answer. */
 bool truth_read_consumer(struct nats_wire *w, const char *stream, const char *consumer, struct truth_consumer *ret);
 
-/* What each server of a replicated stream holds. Their names end in their numbers, from 0. False: `why` says why. */
+/* What each server of a replicated stream holds: nothing, if there is no such stream. Their names end in their numbers, from
+ * 0. False: `why` says why. */
 bool truth_read_servers(uint16_t port, const char *stream, uint32_t patience_ms,
                         struct truth_content servers[TRUTH_SERVERS], char *why, size_t size);
 

@@ -6,6 +6,9 @@
  * the servers; of disputed messages neither order nor delivery can be judged. Everything else is judged as ever.
  *
  * A server that has nothing at a sequence disputes nothing: it may not be done with catching up.
+ *
+ * Of dead letters nobody was told a sequence. One that a server holds where another one holds something else was stored: what
+ * the dead-letter stream shows of such a sequence depends on who is asked.
  */
 #include "truth_court.h"
 
@@ -20,13 +23,14 @@ static bool same(const struct truth_stored *a, const struct truth_stored *b)
 }
 
 /* What each server holds at its place, if that is `sequence`. True: they differ. */
-static bool take_sequence(const struct truth_case *c, size_t place[TRUTH_SERVERS], struct dispute *ret)
+static bool take_sequence(const struct truth_content servers[TRUTH_SERVERS], size_t place[TRUTH_SERVERS],
+                          struct dispute *ret)
 {
     const struct truth_stored *first = NULL;
     bool differ = false;
 
-    for (size_t i = 0; i < c->server_count; i++) {
-        const struct truth_content *content = &c->servers[i];
+    for (size_t i = 0; i < TRUTH_SERVERS; i++) {
+        const struct truth_content *content = &servers[i];
         if (place[i] >= content->count || content->all[place[i]].sequence != ret->sequence)
             continue;
         ret->held[i] = &content->all[place[i]++];
@@ -36,18 +40,46 @@ static bool take_sequence(const struct truth_case *c, size_t place[TRUTH_SERVERS
     return differ;
 }
 
-static bool next_sequence(const struct truth_case *c, const size_t place[TRUTH_SERVERS], uint64_t *ret)
+static bool next_sequence(const struct truth_content servers[TRUTH_SERVERS], const size_t place[TRUTH_SERVERS],
+                          uint64_t *ret)
 {
     bool any = false;
 
-    for (size_t i = 0; i < c->server_count; i++) {
-        const struct truth_content *content = &c->servers[i];
+    for (size_t i = 0; i < TRUTH_SERVERS; i++) {
+        const struct truth_content *content = &servers[i];
         if (place[i] >= content->count || (any && content->all[place[i]].sequence >= *ret))
             continue;
         *ret = content->all[place[i]].sequence;
         any = true;
     }
     return any;
+}
+
+/* The next sequence at which they differ; false: there is none any more. */
+static bool next_dispute(const struct truth_content servers[TRUTH_SERVERS], size_t place[TRUTH_SERVERS],
+                         struct dispute *ret)
+{
+    uint64_t sequence = 0;
+
+    while (next_sequence(servers, place, &sequence)) {
+        *ret = (struct dispute){.sequence = sequence};
+        if (take_sequence(servers, place, ret))
+            return true;
+    }
+    return false;
+}
+
+/* How many messages there are on all. */
+static size_t sort_servers(struct truth_content servers[TRUTH_SERVERS])
+{
+    size_t sum = 0;
+
+    for (size_t i = 0; i < TRUTH_SERVERS; i++) {
+        if (servers[i].count > 0)
+            qsort(servers[i].all, servers[i].count, sizeof *servers[i].all, court_by_sequence);
+        sum += servers[i].count;
+    }
+    return sum;
 }
 
 static void dispute(struct court *court, const struct dispute *d)
@@ -67,20 +99,29 @@ static void dispute(struct court *court, const struct dispute *d)
 void court_servers(struct court *court)
 {
     struct truth_case *c = court->c;
-    size_t place[TRUTH_SERVERS] = {0}, most = 0;
-    struct dispute d = {0};
+    size_t place[TRUTH_SERVERS] = {0};
+    struct dispute d;
 
-    for (size_t i = 0; i < c->server_count; i++) {
-        if (c->servers[i].count > 0)
-            qsort(c->servers[i].all, c->servers[i].count, sizeof *c->servers[i].all, court_by_sequence);
-        most += c->servers[i].count;
-    }
-    court->disputes = calloc(most + 1, sizeof *court->disputes);
-    while (next_sequence(c, place, &d.sequence)) {
-        d = (struct dispute){.sequence = d.sequence};
-        if (take_sequence(c, place, &d))
-            dispute(court, &d);
-    }
+    court->disputes = calloc(sort_servers(c->servers) + 1, sizeof *court->disputes);
+    while (next_dispute(c->servers, place, &d))
+        dispute(court, &d);
+}
+
+void court_lost_letters(struct court *court)
+{
+    struct truth_content *servers = court->c->letter_servers;
+    size_t place[TRUTH_SERVERS] = {0};
+    struct dispute d;
+
+    (void)sort_servers(servers);
+    while (next_dispute(servers, place, &d))
+        for (size_t i = 0; i < TRUTH_SERVERS; i++) {
+            struct publication *p = d.held[i] ? court_find(court, d.held[i]->aggregate, d.held[i]->version) : NULL;
+            if (!p || p->letter_ns)
+                continue;
+            p->letter_ns = p->last_letter_ns = d.held[i]->stored_ns;
+            court->account->letters_lost++;
+        }
 }
 
 static int by_dispute(const void *a, const void *b)

@@ -37,8 +37,10 @@ static inline int tear_down(void **state)
     truth_close(&logs[1]);
     truth_content_clear(&trial.stream);
     truth_content_clear(&trial.letters);
-    for (size_t i = 0; i < TRUTH_SERVERS; i++)
+    for (size_t i = 0; i < TRUTH_SERVERS; i++) {
         truth_content_clear(&trial.servers[i]);
+        truth_content_clear(&trial.letter_servers[i]);
+    }
     return 0;
 }
 
@@ -74,6 +76,13 @@ static inline void ran(int process, uint32_t version, uint64_t sequence, evbus_v
 {
     write_entry(process, TRUTH_START, version, sequence);
     write_entry(process, TRUTH_VERDICT, version, sequence)->verdict = verdict;
+}
+
+static inline void letter(uint64_t sequence)
+{
+    truth_content_add(&trial.letters,
+                      &(struct truth_stored){
+                          .sequence = sequence, .aggregate = 1, .version = (uint32_t)sequence, .stored_ns = ++now});
 }
 
 static inline void totals(uint64_t accepted, uint64_t stored, uint64_t refused, uint64_t unknown)

@@ -11,6 +11,7 @@
 #include "driver.h"
 
 #include "../support/nats_server.h"
+#include "../support/truth_read.h"
 #include "../support/wait.h"
 #include "core/names.h"
 #include "core/streams.h"
@@ -194,6 +195,19 @@ static inline void witness_read(struct witness *w, const char *stream, const cha
 
 #define TRUTH_ON_THE_WAY_MS 2000 /* nobody is stopped: what left a process is stored by then */
 
+/* What each server holds of the dead letters. */
+static inline void witness_read_letters(struct witness *w, struct truth_case *c)
+{
+    char url[128], why[256] = "";
+
+    assert_int_equal(natsConnection_GetConnectedUrl(w->nc, url, sizeof url), NATS_OK);
+    const char *port = strrchr(url, ':');
+    assert_non_null(port);
+    if (!truth_read_servers((uint16_t)strtoul(port + 1, NULL, 10), EV_DLQ_STREAM, 3 * wait_patience_ms(),
+                            c->letter_servers, why, sizeof why))
+        fail_msg("%s", why);
+}
+
 /* Judges a run by its logs and by what the server holds. */
 static inline struct truth_account witness_judge(struct witness *w, struct truth_case *c)
 {
@@ -201,9 +215,15 @@ static inline struct truth_account witness_judge(struct witness *w, struct truth
 
     witness_read(w, w->stream, w->topic, false, &c->stream);
     witness_read(w, EV_DLQ_STREAM, w->letters, true, &c->letters);
+    if (c->server_count > 0)
+        witness_read_letters(w, c);
     const bool kept = truth_judge(c, &account);
     truth_content_clear(&c->stream);
     truth_content_clear(&c->letters);
+    for (size_t i = 0; i < TRUTH_SERVERS; i++)
+        truth_content_clear(&c->letter_servers[i]);
+    if (account.letters_lost > 0)
+        print_message("%s: %" PRIu64 " dead letters were lost by the servers\n", c->name, account.letters_lost);
     if (!kept)
         fail_msg("EVBUS_SEED=%" PRIu64 ": %s", c->seed, c->verdict);
     return account;

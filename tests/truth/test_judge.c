@@ -28,8 +28,7 @@ static void test_judge_passes_what_is_dead_lettered(void **state)
     (void)state;
     two_published();
     ran(1, 1, 1, EVBUS_REJECT);
-    truth_content_add(&trial.letters,
-                      &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = ++now});
+    letter(1);
     ran(1, 2, 2, EVBUS_ACK);
     expect(NULL);
 }
@@ -40,8 +39,7 @@ static void test_judge_finds_a_start_before_the_letter_is_stored(void **state)
     two_published();
     ran(1, 1, 1, EVBUS_REJECT);
     ran(1, 2, 2, EVBUS_ACK);
-    truth_content_add(&trial.letters,
-                      &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = ++now});
+    letter(1);
     expect("v2 starts before v1 is finished");
 }
 
@@ -353,6 +351,33 @@ static void test_judge_finds_what_is_not_disputed(void **state)
     expect("v4 starts before v3 is finished");
 }
 
+static void letter_on(size_t server, uint64_t sequence, uint32_t version)
+{
+    truth_content_add(
+        &trial.letter_servers[server],
+        &(struct truth_stored){.sequence = sequence, .aggregate = 1, .version = version, .stored_ns = ++now});
+}
+
+/* The letter of v1 was stored at 1. One server has it; the others, and whoever leads, have that of v2 there. */
+static void test_judge_counts_letters_that_servers_lost(void **state)
+{
+    struct truth_account account;
+
+    (void)state;
+    two_published();
+    ran(1, 1, 1, EVBUS_REJECT);
+    letter_on(0, 1, 1);
+    ran(1, 2, 2, EVBUS_REJECT);
+    letter(2);
+    expect("v2 starts before v1 is finished"); /* nothing says that it was lost: the others may be catching up */
+    letter_on(1, 1, 2);
+    letter_on(2, 1, 2);
+    assert_true(truth_judge(&trial, &account));
+    assert_int_equal(account.letters_lost, 1);
+    trial.letter_servers[0].all[0].stored_ns = now; /* v2 did not wait for it */
+    expect("v2 starts before v1 is finished");
+}
+
 static void test_judge_finds_a_lost_outcome(void **state)
 {
     (void)state;
@@ -399,8 +424,7 @@ static void test_judge_finds_two_letters(void **state)
     write_entry(1, TRUTH_MEMBER, 0, 0);
     ran(1, 1, 1, EVBUS_REJECT);
     for (int i = 0; i < 2; i++)
-        truth_content_add(&trial.letters,
-                          &(struct truth_stored){.sequence = 1, .aggregate = 1, .version = 1, .stored_ns = ++now});
+        letter(1);
     expect("has two dead letters");
 }
 
@@ -444,6 +468,7 @@ int main(void)
         JUDGE(test_judge_finds_a_loss_that_servers_do_not_explain),
         JUDGE(test_judge_finds_a_loss_where_a_server_only_lags),
         JUDGE(test_judge_finds_what_is_not_disputed),
+        JUDGE(test_judge_counts_letters_that_servers_lost),
         JUDGE(test_judge_finds_a_lost_outcome),
         JUDGE(test_judge_finds_the_same_stored_twice),
         JUDGE(test_judge_finds_calls_stored_out_of_order),
