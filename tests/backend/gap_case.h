@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Around the gap rule's tests: a ledger of what was handled, a bus behind a proxy, what the server and the backend count, and a
- * client that pulls from the same consumer. Header only: include it in one file of a test. Threads: one.
+ * Around the gap rule's tests: a ledger of what was handled, a bus behind a proxy, what the backend counts, and a client that
+ * pulls from the same consumer. Header only: include it in one file of a test. Threads: one.
  */
 #ifndef EV_TESTS_GAP_CASE_H
 #define EV_TESTS_GAP_CASE_H
 
-#include "backend/nats_consume.h"
-#include "core/bus.h"
-#include "core/names.h"
-#include "support/nats_case.h"
-#include "support/proxy.h"
-
 #define TOPIC "gap.orders"
+
+#include "backend/nats_consume.h"
+#include "group_case.h"
+
 #define AGGREGATES 100
 #define VERSIONS 200
 
@@ -52,26 +50,6 @@ static inline evbus_verdict write_down(const evbus_msg *msg, void *ctx)
         atomic_fetch_add(&l->distinct, 1);
     atomic_fetch_add(&l->started, 1);
     return EVBUS_ACK;
-}
-
-struct goal {
-    const _Atomic(uint32_t) *count;
-    uint32_t value;
-};
-
-static inline bool reached(void *arg)
-{
-    const struct goal *g = arg;
-
-    return atomic_load(g->count) >= g->value;
-}
-
-static inline void await_count(const _Atomic(uint32_t) *count, uint32_t value)
-{
-    struct goal goal = {count, value};
-
-    if (!wait_until(reached, &goal, wait_patience_ms()))
-        fail_msg("%u, not %u", atomic_load(count), value);
 }
 
 static inline uint32_t most_runs(const struct ledger *l)
@@ -116,26 +94,17 @@ static inline struct counted counted(evbus *bus)
 
 /* ---- Around ------------------------------------------------------------------------------------------------------ */
 
-static struct proxy *proxy; /* of the running case */
-
 static inline void proxy_url(char *out, size_t cap, const char *credentials)
 {
     (void)snprintf(out, cap, "nats://%s127.0.0.1:%u", credentials, proxy_port(proxy));
 }
 
-/* The buses end first: they hand back what they hold. */
 static inline int tear_down(void **state)
 {
     struct nats_case *c = *state;
 
     gate_open(&c->gate);
-    while (c->s.bus_count > 0) {
-        evbus *bus = c->s.buses[--c->s.bus_count];
-        (void)evbus_shutdown(bus, 5000, NULL);
-        evbus_close(bus);
-    }
-    proxy_close(proxy);
-    proxy = NULL;
+    end_buses(c);
     return case_tear_down(state);
 }
 
@@ -187,57 +156,25 @@ static inline struct ledger *new_ledger(int number)
     return &ledgers[number];
 }
 
-static inline jsConsumerInfo *read_consumer(struct nats_case *c)
+static inline bool has_delivered(const jsConsumerInfo *info, int64_t count)
 {
-    char stream[EV_NAME_MAX], durable[EV_NAME_MAX];
-    jsConsumerInfo *info = NULL;
-
-    ev_stream_name(stream, TOPIC);
-    (void)ev_durable_name(durable, "suite", TOPIC);
-    assert_int_equal(js_GetConsumerInfo(&info, c->js, stream, durable, NULL, NULL), NATS_OK);
-    return info;
+    return (int64_t)info->Delivered.Consumer >= count;
 }
 
-/* The server has delivered at least so many. */
-static inline void await_delivered(struct nats_case *c, uint64_t count)
+static inline void await_delivered(struct nats_case *c, int64_t count)
 {
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    uint64_t delivered = 0;
+    await_consumer(c, has_delivered, count);
+}
 
-    while (delivered < count && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        delivered = info->Delivered.Consumer;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_in_range(delivered, count, UINT64_MAX);
+static inline bool has_pulls(const jsConsumerInfo *info, int64_t count)
+{
+    return info->NumWaiting >= count;
 }
 
 /* So many pulls stand open. */
-static inline void await_pulls(struct nats_case *c, int count)
+static inline void await_pulls(struct nats_case *c, int64_t count)
 {
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    bool met = false;
-
-    while (!met && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        met = info->NumWaiting >= count;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_true(met);
-}
-
-/* Nothing is left for the consumer: all is delivered and settled. */
-static inline void await_settled(struct nats_case *c)
-{
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    bool met = false;
-
-    while (!met && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        met = info->NumPending == 0 && info->NumAckPending == 0;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_true(met);
+    await_consumer(c, has_pulls, count);
 }
 
 /* A member without a lease, of an older version or another client: pulls, and holds what it gets. */

@@ -7,11 +7,6 @@
  */
 #include "gap_case.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
 static bool is_slow_again(void *bus)
 {
     return counted(bus).slow >= 2;
@@ -261,44 +256,12 @@ static void test_gap_hands_over_in_order(void **state)
 /* The other process: handles, until it is killed. */
 static int be_member(const char *url, const char *path)
 {
-    const int fd = open(path, O_RDWR | O_CLOEXEC);
-    struct ledger *ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    evbus *bus = NULL;
-    evbus_sub *sub = NULL;
+    struct ledger *ledger = map_shared(path, sizeof *ledger);
 
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (ledger == MAP_FAILED || evbus_open(url, EVBUS_OPTS(evbus_opts, .name = "suite"), &bus) != EVBUS_OK ||
-        evbus_subscribe_envelope(bus, TOPIC, write_down, ledger, NULL, &sub) != EVBUS_OK)
+    if (!ledger || !become_member(url, NULL, write_down, ledger))
         return 1;
     for (;;)
         (void)pause();
-}
-
-static struct ledger *share_ledger(struct nats_case *c, char path[96])
-{
-    (void)snprintf(path, 96, "%s/ledger", c->server.dir);
-    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, sizeof(struct ledger)), 0);
-    struct ledger *ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    assert_true(ledger != MAP_FAILED);
-    (void)close(fd);
-    return ledger;
-}
-
-static pid_t start_member(struct nats_case *c, const char *path)
-{
-    char url[64];
-
-    case_url(url, sizeof url, "");
-    (void)c;
-    const pid_t pid = fork();
-    if (pid == 0) {
-        (void)execl("/proc/self/exe", "test_nats_gap", "member", url, path, (char *)NULL);
-        _exit(127);
-    }
-    assert_true(pid > 0);
-    return pid;
 }
 
 /* A process is killed (kill -9) while it holds a thousand messages: its successor takes over in order within seconds. */
@@ -311,14 +274,13 @@ static void test_gap_succeeds_a_killed_process(void **state)
     (void)publish_all(c, 30);
     evbus *bus = suite_open(&c->s, NULL);
     for (int i = 0; i < 3; i++) {
-        struct ledger *ledger = share_ledger(c, path);
+        struct ledger *ledger = share_memory(c, sizeof *ledger, path);
         const uint32_t before = atomic_load(&ledger->started);
         atomic_store(&ledger->stop_at, before + 300);
-        const pid_t pid = start_member(c, path);
+        const pid_t pid = start_member(path);
         await_count(&ledger->started, before + 300);
         await_delivered(c, 1000);
-        assert_int_equal(kill(pid, SIGKILL), 0);
-        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        end_member(pid);
         atomic_store(&ledger->stop_at, 0);
         const uint32_t seen = atomic_load(&ledger->started);
         const int64_t killed = wait_now_ms();

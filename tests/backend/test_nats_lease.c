@@ -3,18 +3,11 @@
  * EXCLUSIVE groups on a real server: members that die, stop, are cut off, are forbidden, restart. What two members did
  * lies in a ledger that both processes write; the judge reads it afterwards. The rules by themselves: tests/sim.
  */
-#include "backend/nats_consume.h"
-#include "core/bus.h"
-#include "core/names.h"
-#include "support/nats_case.h"
-#include "support/proxy.h"
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
 #define TOPIC "lease.orders"
+
+#include "backend/nats_consume.h"
+#include "group_case.h"
+
 #define TTL_MS 2000
 #define AGGREGATES 20
 #define RUNS 65536
@@ -51,26 +44,6 @@ static evbus_verdict write_down(const evbus_msg *msg, void *ctx)
         wait_out(1);
     atomic_fetch_add(&m->ledger->ended, 1);
     return EVBUS_ACK;
-}
-
-struct goal {
-    const _Atomic(uint32_t) *count;
-    uint32_t value;
-};
-
-static bool reached(void *arg)
-{
-    const struct goal *g = arg;
-
-    return atomic_load(g->count) >= g->value;
-}
-
-static void await_count(const _Atomic(uint32_t) *count, uint32_t value)
-{
-    struct goal goal = {count, value};
-
-    if (!wait_until(reached, &goal, wait_patience_ms()))
-        fail_msg("%u, not %u", atomic_load(count), value);
 }
 
 static uint32_t count_runs(const struct ledger *l, uint32_t who, uint32_t from)
@@ -128,8 +101,7 @@ static void check_order(const struct ledger *l, uint32_t from)
 
 /* ---- Around ------------------------------------------------------------------------------------------------------ */
 
-static struct proxy *proxy; /* of the running case */
-static struct ledger *ledger;
+static struct ledger *ledger; /* of the running case */
 static char ledger_path[96];
 
 static int tear_down(void **state)
@@ -138,13 +110,7 @@ static int tear_down(void **state)
 
     if (ledger)
         atomic_store(&ledger->hold, 0);
-    while (c->s.bus_count > 0) {
-        evbus *bus = c->s.buses[--c->s.bus_count];
-        (void)evbus_shutdown(bus, 5000, NULL);
-        evbus_close(bus);
-    }
-    proxy_close(proxy);
-    proxy = NULL;
+    end_buses(c);
     if (ledger)
         (void)munmap(ledger, sizeof *ledger);
     ledger = NULL;
@@ -153,13 +119,7 @@ static int tear_down(void **state)
 
 static void share_ledger(struct nats_case *c)
 {
-    (void)snprintf(ledger_path, sizeof ledger_path, "%s/ledger", c->server.dir);
-    const int fd = open(ledger_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, sizeof *ledger), 0);
-    ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    assert_true(ledger != MAP_FAILED);
-    (void)close(fd);
+    ledger = share_memory(c, sizeof *ledger, ledger_path);
 }
 
 static bool is_active(void *sub)
@@ -186,17 +146,11 @@ static evbus_sub *take(evbus *bus, struct member *m)
 /* The other process: the first member. */
 static int be_member(const char *url, const char *path)
 {
-    const int fd = open(path, O_RDWR | O_CLOEXEC);
-    evbus *bus = NULL;
-    evbus_sub *sub = NULL;
     static struct member me = {.who = 1};
-    evbus_opts o = opts;
 
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    o.name = "suite";
-    me.ledger = mmap(NULL, sizeof *me.ledger, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (me.ledger == MAP_FAILED || evbus_open(url, &o, &bus) != EVBUS_OK ||
-        evbus_subscribe_envelope(bus, TOPIC, write_down, &me, NULL, &sub) != EVBUS_OK)
+    me.ledger = map_shared(path, sizeof *me.ledger);
+    evbus_sub *sub = me.ledger ? become_member(url, &opts, write_down, &me) : NULL;
+    if (!sub)
         return 1;
     for (;;) {
         atomic_store(&me.ledger->active, evbus_sub_active(sub));
@@ -204,64 +158,23 @@ static int be_member(const char *url, const char *path)
     }
 }
 
-static pid_t start_member(void)
+static pid_t start_first(void)
 {
-    char url[64];
+    const pid_t pid = start_member(ledger_path);
 
-    case_url(url, sizeof url, "");
-    const pid_t pid = fork();
-    if (pid == 0) {
-        (void)execl("/proc/self/exe", "test_nats_lease", "member", url, ledger_path, (char *)NULL);
-        _exit(127);
-    }
-    assert_true(pid > 0);
     await_count(&ledger->active, 1);
     return pid;
 }
 
-static void end_member(pid_t pid)
+static bool has_in_transit(const jsConsumerInfo *info, int64_t count)
 {
-    assert_int_equal(kill(pid, SIGKILL), 0);
-    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    return info->NumAckPending >= count;
 }
 
-static jsConsumerInfo *read_consumer(struct nats_case *c)
+/* The server has delivered at least so many that are not settled. */
+static void await_in_transit(struct nats_case *c, int64_t count)
 {
-    char stream[EV_NAME_MAX], durable[EV_NAME_MAX];
-    jsConsumerInfo *info = NULL;
-
-    ev_stream_name(stream, TOPIC);
-    (void)ev_durable_name(durable, "suite", TOPIC);
-    assert_int_equal(js_GetConsumerInfo(&info, c->js, stream, durable, NULL, NULL), NATS_OK);
-    return info;
-}
-
-/* The server has delivered at least so many. */
-static void await_delivered(struct nats_case *c, int64_t count)
-{
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    int64_t delivered = 0;
-
-    while (delivered < count && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        delivered = info->NumAckPending;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_true(delivered >= count);
-}
-
-/* All is delivered and settled. */
-static void await_settled(struct nats_case *c)
-{
-    const int64_t end = wait_now_ms() + wait_patience_ms();
-    bool met = false;
-
-    while (!met && wait_now_ms() < end) {
-        jsConsumerInfo *info = read_consumer(c);
-        met = info->NumPending == 0 && info->NumAckPending == 0;
-        jsConsumerInfo_Destroy(info);
-    }
-    assert_true(met);
+    await_consumer(c, has_in_transit, count);
 }
 
 static uint64_t records_written(struct nats_case *c)
@@ -287,9 +200,9 @@ static void test_lease_killed_member_is_succeeded_within_a_second(void **state)
     share_ledger(c);
     evbus *bus = suite_open(&c->s, &opts), *publisher = suite_open(&c->s, NULL);
     atomic_store(&ledger->hold, 1);
-    const pid_t pid = start_member();
+    const pid_t pid = start_first();
     suite_publish_many(publisher, TOPIC, "a", AGGREGATES, 1, 100);
-    await_delivered(c, 1000);
+    await_in_transit(c, 1000);
     evbus_sub *sub = take(bus, &second);
     (void)suite_event(&c->s, EVBUS_EVENT_STANDBY, 0);
     const uint32_t before = atomic_load(&ledger->started);
@@ -316,9 +229,9 @@ static void test_lease_restarted_member_goes_on_within_a_second(void **state)
     share_ledger(c);
     evbus *publisher = suite_open(&c->s, NULL);
     atomic_store(&ledger->hold, 1);
-    const pid_t pid = start_member();
+    const pid_t pid = start_first();
     suite_publish_many(publisher, TOPIC, "a", AGGREGATES, 1, 100);
-    await_delivered(c, 1000);
+    await_in_transit(c, 1000);
     end_member(pid);
     const uint32_t before = atomic_load(&ledger->started);
     const int64_t restarted = wait_now_ms();
@@ -344,10 +257,10 @@ static void test_lease_stopped_member_is_fenced(void **state)
     share_ledger(c);
     evbus *bus = suite_open(&c->s, &opts), *publisher = suite_open(&c->s, NULL);
     atomic_store(&ledger->hold, 1);
-    const pid_t pid = start_member();
+    const pid_t pid = start_first();
     evbus_sub *sub = take(bus, &second);
     suite_publish_many(publisher, TOPIC, "a", AGGREGATES, 1, 30);
-    await_delivered(c, AGGREGATES * 30);
+    await_in_transit(c, AGGREGATES * 30);
     await_count(&ledger->started, 1);
     assert_int_equal(kill(pid, SIGSTOP), 0);
     const uint32_t before = atomic_load(&ledger->started), ended = atomic_load(&ledger->ended);
