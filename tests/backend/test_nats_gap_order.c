@@ -157,15 +157,14 @@ static uint32_t lose(struct gap *g, uint32_t count)
     return received;
 }
 
-/* Within two seconds of the cut; slower under a sanitizer. */
+/* Long before the ack wait is over (WAIT is less). */
 static void await_lost(struct gap *g, uint32_t count)
 {
     const int64_t before = ev_clock_now(NULL);
 
     await(g->w, got_traced, &g->w->sub, count);
-    const int64_t took = ev_clock_now(NULL) - before;
-    print_message("%u of them delivered before, all here again after %d ms\n", count, (int)(took / EV_MS));
-    assert_in_range(took, 0, 2 * EV_SEC * (wait_patience_ms() / 20000));
+    print_message("%u of them delivered before, all here again after %d ms\n", count,
+                  (int)((ev_clock_now(NULL) - before) / EV_MS));
 }
 
 struct stats {
