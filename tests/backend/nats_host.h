@@ -9,6 +9,7 @@
 #define EV_TESTS_NATS_HOST_H
 
 #include "backend/nats_internal.h"
+#include "support/left.h"
 #include "support/loop_assert.h"
 
 #include <dirent.h>
@@ -282,8 +283,10 @@ static inline evbus_status host_open(struct host *h, const char *url, const evbu
 
     o.struct_size = sizeof o;
     const evbus_status status = h->ops->open(h->st, &parsed, &o, (struct ev_host *)(void *)h);
-    if (status == EVBUS_OK)
+    if (status == EVBUS_OK) {
         assert_int_equal(pthread_create(&h->loop, NULL, host_loop, h), 0);
+        left_add();
+    }
     return status;
 }
 
@@ -292,6 +295,7 @@ static inline void host_stop(struct host *h)
     ev_store_release(&h->stop, true);
     h->ops->wake(h->st);
     pthread_join(h->loop, NULL);
+    left_remove();
 }
 
 static inline void host_free(struct host *h)

@@ -31,6 +31,7 @@ static inline bool set_up(struct fixture *f, const char *config)
     f->threads = threads_running();
     f->blocks = ev_alloc_live();
     assert_true(nats_server_start(&f->server, config));
+    left_add();
     (void)snprintf(f->url, sizeof f->url, "nats://127.0.0.1:%u", f->server.port);
     return true;
 }
@@ -58,6 +59,7 @@ static inline void tear_down(struct fixture *f)
 {
     proxy_close(f->proxy);
     nats_server_end(&f->server);
+    left_remove();
     must_settle(f);
 }
 

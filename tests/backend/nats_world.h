@@ -8,6 +8,7 @@
 #include "backend/nats_consume.h"
 #include "core/names.h"
 #include "mini_host.h"
+#include "support/left.h"
 #include "support/nats_server.h"
 
 #include <setjmp.h>
@@ -82,6 +83,7 @@ static struct world *begin(const char *config)
     struct world *w = calloc(1, sizeof *w);
 
     w->blocks = ev_alloc_live();
+    left_add();
     assert_true(nats_server_start(&w->server, config));
     return w;
 }
@@ -158,6 +160,7 @@ static void end_world(struct world *w)
     if (w->nc)
         close_client(w);
     nats_server_end(&w->server);
+    left_remove();
     assert_int_equal(ev_alloc_live(), w->blocks);
     free(w);
 }
@@ -261,13 +264,23 @@ static uint64_t settle_held(struct mini_sub *sub)
     return want.value;
 }
 
-/* Marks for the compiler: not every test file uses all of it. */
-static inline void nats_world_used(void)
+/* main's, after what it has to say itself. */
+static inline int world_run(const char *name, const struct CMUnitTest *tests, size_t count, int argc, char **argv)
 {
+    /* Marks for the compiler: not every test file uses all of it. */
     (void)got_distinct, (void)got_count, (void)got_lost, (void)got_foreign, (void)got_held, (void)got_outstanding;
     (void)got_returned, (void)got_missed, (void)got_refused, (void)got_ups, (void)settle_held, (void)logged,
         (void)publish, (void)prepare;
     (void)subscribe, (void)consumer, (void)make_stream, (void)begin_open;
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    if (!nats_server_available()) {
+        printf("SKIPPED: %s: no nats-server\n", name);
+        return 77;
+    }
+    const int failed = _cmocka_run_group_tests(name, tests, count, NULL, left_none);
+    nats_Close();
+    return failed;
 }
 
 #define await(w, fn, s, n) assert_true(until(&(w)->host, fn, &(struct want){s, n}, WAIT))

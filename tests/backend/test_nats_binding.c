@@ -593,36 +593,27 @@ static void test_nats_end_hands_back_what_is_under_way(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_stream_covering_finds_whole_coverage),
-        cmocka_unit_test(test_nats_stream_covering_looks_at_all_pages),
-        cmocka_unit_test(test_nats_stream_create_says_why_not),
-        cmocka_unit_test(test_nats_stream_add_by_several),
-        cmocka_unit_test(test_nats_bind_compares_an_existing_durable),
-        cmocka_unit_test(test_nats_bind_without_a_stream),
-        cmocka_unit_test(test_nats_bind_ephemeral),
-        cmocka_unit_test(test_nats_bind_ephemeral_lost_with_the_link),
-        cmocka_unit_test(test_nats_bind_waits_for_the_link),
-        cmocka_unit_test(test_nats_account_without_jetstream),
-        cmocka_unit_test(test_nats_server_without_jetstream),
-        cmocka_unit_test(test_nats_permissions_are_told_apart),
-        cmocka_unit_test(test_nats_stream_permission),
-        cmocka_unit_test(test_nats_pull_permission),
-        cmocka_unit_test(test_nats_account_limits),
-        cmocka_unit_test(test_nats_core_subscriptions_outlive_the_link),
-        cmocka_unit_test(test_nats_core_subscription_denied),
-        cmocka_unit_test(test_nats_many_bindings),
-        cmocka_unit_test(test_nats_neighbour_leaves_in_a_flood),
-        cmocka_unit_test(test_nats_end_hands_back_what_is_under_way),
+        LEFT_CASE(test_nats_stream_covering_finds_whole_coverage),
+        LEFT_CASE(test_nats_stream_covering_looks_at_all_pages),
+        LEFT_CASE(test_nats_stream_create_says_why_not),
+        LEFT_CASE(test_nats_stream_add_by_several),
+        LEFT_CASE(test_nats_bind_compares_an_existing_durable),
+        LEFT_CASE(test_nats_bind_without_a_stream),
+        LEFT_CASE(test_nats_bind_ephemeral),
+        LEFT_CASE(test_nats_bind_ephemeral_lost_with_the_link),
+        LEFT_CASE(test_nats_bind_waits_for_the_link),
+        LEFT_CASE(test_nats_account_without_jetstream),
+        LEFT_CASE(test_nats_server_without_jetstream),
+        LEFT_CASE(test_nats_permissions_are_told_apart),
+        LEFT_CASE(test_nats_stream_permission),
+        LEFT_CASE(test_nats_pull_permission),
+        LEFT_CASE(test_nats_account_limits),
+        LEFT_CASE(test_nats_core_subscriptions_outlive_the_link),
+        LEFT_CASE(test_nats_core_subscription_denied),
+        LEFT_CASE(test_nats_many_bindings),
+        LEFT_CASE(test_nats_neighbour_leaves_in_a_flood),
+        LEFT_CASE(test_nats_end_hands_back_what_is_under_way),
     };
 
-    nats_world_used();
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    if (!nats_server_available()) {
-        printf("skipped: nats-server not found\n");
-        return 77;
-    }
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    nats_Close();
-    return failed;
+    return world_run("test_nats_binding", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

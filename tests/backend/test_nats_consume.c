@@ -642,37 +642,28 @@ static void test_nats_consume_hands_back_what_is_refused(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_consume_delivers_and_acks_every_message),
-        cmocka_unit_test(test_nats_consume_never_holds_more_than_its_room),
-        cmocka_unit_test(test_nats_consume_works_with_room_for_one),
-        cmocka_unit_test(test_nats_consume_bounds_bytes_and_lets_a_large_message_pass),
-        cmocka_unit_test(test_nats_consume_gets_credit_back_from_expired_pulls),
-        cmocka_unit_test(test_nats_consume_reports_a_deleted_consumer),
-        cmocka_unit_test(test_nats_consume_survives_a_killed_server),
-        cmocka_unit_test(test_nats_consume_asks_after_silence),
-        cmocka_unit_test(test_nats_consume_notices_silence_across_pulls),
-        cmocka_unit_test(test_nats_consume_pulls_again_after_missed_heartbeats),
-        cmocka_unit_test(test_nats_consume_arms_its_pull_anew),
-        cmocka_unit_test(test_nats_consume_follows_the_leader),
-        cmocka_unit_test(test_nats_consume_without_acks),
-        cmocka_unit_test(test_nats_consume_filters_by_pattern),
-        cmocka_unit_test(test_nats_consume_detach_cancels_its_pulls),
-        cmocka_unit_test(test_nats_consume_counts_what_others_take),
-        cmocka_unit_test(test_nats_consume_sees_others_while_idle),
-        cmocka_unit_test(test_nats_consume_replaces_an_address),
-        cmocka_unit_test(test_nats_consume_tells_every_verdict),
-        cmocka_unit_test(test_nats_consume_shows_headers),
-        cmocka_unit_test(test_nats_consume_hands_back_what_is_refused),
+        LEFT_CASE(test_nats_consume_delivers_and_acks_every_message),
+        LEFT_CASE(test_nats_consume_never_holds_more_than_its_room),
+        LEFT_CASE(test_nats_consume_works_with_room_for_one),
+        LEFT_CASE(test_nats_consume_bounds_bytes_and_lets_a_large_message_pass),
+        LEFT_CASE(test_nats_consume_gets_credit_back_from_expired_pulls),
+        LEFT_CASE(test_nats_consume_reports_a_deleted_consumer),
+        LEFT_CASE(test_nats_consume_survives_a_killed_server),
+        LEFT_CASE(test_nats_consume_asks_after_silence),
+        LEFT_CASE(test_nats_consume_notices_silence_across_pulls),
+        LEFT_CASE(test_nats_consume_pulls_again_after_missed_heartbeats),
+        LEFT_CASE(test_nats_consume_arms_its_pull_anew),
+        LEFT_CASE(test_nats_consume_follows_the_leader),
+        LEFT_CASE(test_nats_consume_without_acks),
+        LEFT_CASE(test_nats_consume_filters_by_pattern),
+        LEFT_CASE(test_nats_consume_detach_cancels_its_pulls),
+        LEFT_CASE(test_nats_consume_counts_what_others_take),
+        LEFT_CASE(test_nats_consume_sees_others_while_idle),
+        LEFT_CASE(test_nats_consume_replaces_an_address),
+        LEFT_CASE(test_nats_consume_tells_every_verdict),
+        LEFT_CASE(test_nats_consume_shows_headers),
+        LEFT_CASE(test_nats_consume_hands_back_what_is_refused),
     };
 
-    nats_world_used();
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    if (!nats_server_available()) {
-        printf("skipped: nats-server not found\n");
-        return 77;
-    }
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    nats_Close();
-    return failed;
+    return world_run("test_nats_consume", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

@@ -356,18 +356,18 @@ static void test_nats_closes_without_a_server(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_survives_killed_servers),
-        cmocka_unit_test(test_nats_notices_a_stopped_server),
-        cmocka_unit_test(test_nats_leaves_a_lame_duck),
-        cmocka_unit_test(test_nats_tries_all_servers),
-        cmocka_unit_test(test_nats_uses_discovered_servers),
-        cmocka_unit_test(test_nats_reports_refused_publishes),
-        cmocka_unit_test(test_nats_needs_an_inbox),
-        cmocka_unit_test(test_nats_lives_without_publishing_to_its_inbox),
-        cmocka_unit_test(test_nats_reads_urls),
-        cmocka_unit_test(test_nats_refuses_wrong_options),
-        cmocka_unit_test(test_nats_asks_in_its_domain),
-        cmocka_unit_test(test_nats_closes_without_a_server),
+        LEFT_CASE(test_nats_survives_killed_servers),
+        LEFT_CASE(test_nats_notices_a_stopped_server),
+        LEFT_CASE(test_nats_leaves_a_lame_duck),
+        LEFT_CASE(test_nats_tries_all_servers),
+        LEFT_CASE(test_nats_uses_discovered_servers),
+        LEFT_CASE(test_nats_reports_refused_publishes),
+        LEFT_CASE(test_nats_needs_an_inbox),
+        LEFT_CASE(test_nats_lives_without_publishing_to_its_inbox),
+        LEFT_CASE(test_nats_reads_urls),
+        LEFT_CASE(test_nats_refuses_wrong_options),
+        LEFT_CASE(test_nats_asks_in_its_domain),
+        LEFT_CASE(test_nats_closes_without_a_server),
     };
 
     if (!nats_server_available()) {
@@ -376,5 +376,5 @@ int main(void)
     }
     if (getenv("EV_TEST"))
         cmocka_set_test_filter(getenv("EV_TEST"));
-    return cmocka_run_group_tests(tests, need_server, NULL);
+    return cmocka_run_group_tests(tests, need_server, left_none);
 }

@@ -5,7 +5,6 @@
  */
 #include "nats_world.h"
 #include "support/proxy.h"
-#include "support/wait.h"
 
 #define SEQS 260000
 #define SPARE 2000 /* messages that were not delivered yet at the cut */
@@ -418,24 +417,15 @@ static void test_nats_gap_asks_though_a_verdict_is_refused(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_gap_asks_though_a_verdict_is_refused),
-        cmocka_unit_test(test_nats_gap_a_thousand_in_transit),
-        cmocka_unit_test(test_nats_gap_twenty_thousand_in_transit),
-        cmocka_unit_test(test_nats_gap_leaves_alone_what_is_held),
-        cmocka_unit_test(test_nats_gap_sparse_and_small),
-        cmocka_unit_test(test_nats_gap_sparse_and_large),
-        cmocka_unit_test(test_nats_gap_cut_anywhere),
-        cmocka_unit_test(test_nats_gap_killed_server),
+        LEFT_CASE(test_nats_gap_asks_though_a_verdict_is_refused),
+        LEFT_CASE(test_nats_gap_a_thousand_in_transit),
+        LEFT_CASE(test_nats_gap_twenty_thousand_in_transit),
+        LEFT_CASE(test_nats_gap_leaves_alone_what_is_held),
+        LEFT_CASE(test_nats_gap_sparse_and_small),
+        LEFT_CASE(test_nats_gap_sparse_and_large),
+        LEFT_CASE(test_nats_gap_cut_anywhere),
+        LEFT_CASE(test_nats_gap_killed_server),
     };
 
-    nats_world_used();
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
-    if (!nats_server_available()) {
-        printf("skipped: nats-server not found\n");
-        return 77;
-    }
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    nats_Close();
-    return failed;
+    return world_run("test_nats_gap_order", tests, sizeof tests / sizeof tests[0], argc, argv);
 }

@@ -3,6 +3,7 @@
  * Receipts where connections are cut: each accepted publish has one, what was in transit ends unknown, and publishing it
  * again tells whether it was stored. 20,000 publishes with cuts at random places; a million with EVBUS_LONG.
  */
+#include "../support/left.h"
 #include "../support/nats_server.h"
 #include "../support/proxy.h"
 #include "../support/race.h"
@@ -45,6 +46,7 @@ static void set_up(const evbus_opts *opts)
     memset(&w, 0, sizeof w);
     w.seed = given ? strtoull(given, NULL, 10) : ev_random();
     print_message("EVBUS_SEED=%" PRIu64 "\n", w.seed);
+    left_add();
     assert_true(nats_server_start(&w.server, "jetstream: {store_dir: \"@DIR@/js\"}\n"));
     w.proxy = proxy_open(w.server.port);
     assert_non_null(w.proxy);
@@ -61,6 +63,7 @@ static void tear_down(void)
     evbus_close(w.bus);
     proxy_close(w.proxy);
     nats_server_end(&w.server);
+    left_remove();
 }
 
 static evbus_status publish(const char *event_id, uint64_t tag)
@@ -242,13 +245,13 @@ static void test_nats_receipts_are_complete_through_cuts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_receipts_tell_unknown_after_a_cut),
-        cmocka_unit_test(test_nats_receipts_are_complete_through_cuts),
+        LEFT_CASE(test_nats_receipts_tell_unknown_after_a_cut),
+        LEFT_CASE(test_nats_receipts_are_complete_through_cuts),
     };
 
     if (!nats_server_available()) {
         print_message("SKIPPED: test_nats_receipts (receipts through cut connections): no nats-server\n");
         return 77;
     }
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, left_none);
 }

@@ -24,6 +24,7 @@ static void begin(struct fixture *f)
     f->fds = fds_open();
     f->threads = threads_running();
     f->blocks = ev_alloc_live();
+    left_add();
     (void)strcpy(f->dir, "/tmp/evbus-certs-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
 }
@@ -64,6 +65,7 @@ static void end(struct fixture *f)
 
     proxy_close(f->proxy);
     nats_server_end(&f->server);
+    left_remove();
     (void)snprintf(command, sizeof command, "rm -rf '%s'", f->dir);
     assert_int_equal(system(command), 0);
     while ((fds_open() > f->fds || threads_running() > f->threads) && ev_clock_now(NULL) < until)
@@ -413,17 +415,12 @@ static int need_server(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_tls_checks_the_server),
-        cmocka_unit_test(test_nats_tls_asked_of_a_plain_server),
-        cmocka_unit_test(test_nats_tls_shows_its_certificate),
-        cmocka_unit_test(test_nats_tls_abandons_a_stalled_handshake),
-        cmocka_unit_test(test_nats_tls_ends_a_stalled_record),
-        cmocka_unit_test(test_nats_tls_ends_a_stalled_write),
-        cmocka_unit_test(test_nats_logs_in_with_user_and_password),
-        cmocka_unit_test(test_nats_logs_in_with_a_token),
-        cmocka_unit_test(test_nats_logs_in_with_an_nkey),
-        cmocka_unit_test(test_nats_logs_in_with_a_credentials_file),
-        cmocka_unit_test(test_nats_takes_up_a_rotated_password),
+        LEFT_CASE(test_nats_tls_checks_the_server),          LEFT_CASE(test_nats_tls_asked_of_a_plain_server),
+        LEFT_CASE(test_nats_tls_shows_its_certificate),      LEFT_CASE(test_nats_tls_abandons_a_stalled_handshake),
+        LEFT_CASE(test_nats_tls_ends_a_stalled_record),      LEFT_CASE(test_nats_tls_ends_a_stalled_write),
+        LEFT_CASE(test_nats_logs_in_with_user_and_password), LEFT_CASE(test_nats_logs_in_with_a_token),
+        LEFT_CASE(test_nats_logs_in_with_an_nkey),           LEFT_CASE(test_nats_logs_in_with_a_credentials_file),
+        LEFT_CASE(test_nats_takes_up_a_rotated_password),
     };
 
     if (!nats_server_available()) {
@@ -432,5 +429,5 @@ int main(void)
     }
     if (getenv("EV_TEST"))
         cmocka_set_test_filter(getenv("EV_TEST"));
-    return cmocka_run_group_tests(tests, need_server, NULL);
+    return cmocka_run_group_tests(tests, need_server, left_none);
 }

@@ -383,14 +383,14 @@ static void test_nats_unsent_bytes_never_leave(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nats_publishes_and_is_answered),
-        cmocka_unit_test(test_nats_tells_which_record_had_no_responders),
-        cmocka_unit_test(test_nats_never_guesses),
-        cmocka_unit_test(test_nats_refuses_too_large_itself),
-        cmocka_unit_test(test_nats_answers_requests),
-        cmocka_unit_test(test_nats_survives_cuts_in_messages),
-        cmocka_unit_test(test_nats_survives_cuts_in_small_messages),
-        cmocka_unit_test(test_nats_unsent_bytes_never_leave),
+        LEFT_CASE(test_nats_publishes_and_is_answered),
+        LEFT_CASE(test_nats_tells_which_record_had_no_responders),
+        LEFT_CASE(test_nats_never_guesses),
+        LEFT_CASE(test_nats_refuses_too_large_itself),
+        LEFT_CASE(test_nats_answers_requests),
+        LEFT_CASE(test_nats_survives_cuts_in_messages),
+        LEFT_CASE(test_nats_survives_cuts_in_small_messages),
+        LEFT_CASE(test_nats_unsent_bytes_never_leave),
     };
 
     if (!nats_server_available()) {
@@ -399,5 +399,5 @@ int main(void)
     }
     if (getenv("EV_TEST"))
         cmocka_set_test_filter(getenv("EV_TEST"));
-    return cmocka_run_group_tests(tests, need_server, NULL);
+    return cmocka_run_group_tests(tests, need_server, left_none);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a failing assertion on a thread of a test says, and how the test ends: looked at in a process of its own. */
+/* What a failing assertion on a thread of a test says, and how the test ends; how a program ends in which a failed case left
+ * something running: looked at in a process of its own. */
+#include "support/left.h"
 #include "support/loop_assert.h"
 
 #include <pthread.h>
@@ -61,10 +63,25 @@ static void fails_within_try(void **state)
     loop_fail(text);
 }
 
+static void fails_and_leaves_a_loop(void **state)
+{
+    (void)state;
+    left_add();
+    assert_true(false);
+    left_remove();
+}
+
+static void ends_its_loop(void **state)
+{
+    (void)state;
+    left_add();
+    left_remove();
+}
+
 /* ---- Around them ------------------------------------------------------------------------------------------------- */
 
-/* What a program that has only this case prints, to `out`; its exit code. */
-static int run_apart(const struct CMUnitTest *test, char *out, size_t cap)
+/* What a program that has only these cases prints, to `out`; its exit code. */
+static int run_apart(const struct CMUnitTest *tests, size_t count, char *out, size_t cap)
 {
     int ends[2], status = 0;
     size_t len = 0;
@@ -75,8 +92,7 @@ static int run_apart(const struct CMUnitTest *test, char *out, size_t cap)
     if (child == 0) {
         (void)dup2(ends[1], STDOUT_FILENO);
         (void)dup2(ends[1], STDERR_FILENO);
-        const struct CMUnitTest tests[] = {*test};
-        const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+        const int failed = _cmocka_run_group_tests("apart", tests, count, NULL, left_none);
         (void)fflush(NULL);
         _exit(failed);
     }
@@ -103,7 +119,7 @@ static void test_loop_assert_fails_the_case(void **state)
     char out[4096];
 
     (void)state;
-    assert_int_equal(run_apart(&test, out, sizeof out), 1);
+    assert_int_equal(run_apart(&test, 1, out, sizeof out), 1);
     must_say(out, "test_loop_assert.c:");
     must_say(out, ": *number == 7\n");
     must_say(out, "[  FAILED  ] fails_within_try");
@@ -116,10 +132,31 @@ static void test_loop_assert_speaks_before_the_end(void **state)
     char out[4096];
 
     (void)state;
-    assert_int_equal(run_apart(&test, out, sizeof out), 255);
+    assert_int_equal(run_apart(&test, 1, out, sizeof out), 255);
     must_say(out, "fails_by_itself\n");
     must_say(out, "test_loop_assert.c:");
     must_say(out, ": *number == 7 (");
+}
+
+/* No case begins after one that failed and left something running, and the last one ends the program itself: what failed is said
+ * before. */
+static void test_left_running_ends_the_program(void **state)
+{
+    const struct CMUnitTest tests[] = {LEFT_CASE(ends_its_loop), LEFT_CASE(fails_and_leaves_a_loop),
+                                       LEFT_CASE(ends_its_loop)};
+    char out[4096];
+
+    (void)state;
+    assert_int_equal(run_apart(tests, 3, out, sizeof out), 1);
+    must_say(out, "[       OK ] ends_its_loop");
+    must_say(out, "[  FAILED  ] fails_and_leaves_a_loop");
+    must_say(out, "the program ends here");
+    const char *failed = strstr(out, "[  FAILED  ] fails_and_leaves_a_loop");
+    assert_null(strstr(failed, "[       OK ]"));
+    assert_int_equal(run_apart(tests + 1, 1, out, sizeof out), 1);
+    must_say(out, "[  FAILED  ] fails_and_leaves_a_loop");
+    must_say(out, "the program ends here");
+    assert_int_equal(run_apart(tests, 1, out, sizeof out), 0);
 }
 
 static void test_loop_assert_lets_pass_what_holds(void **state)
@@ -136,6 +173,7 @@ int main(void)
         cmocka_unit_test(test_loop_assert_fails_the_case),
         cmocka_unit_test(test_loop_assert_speaks_before_the_end),
         cmocka_unit_test(test_loop_assert_lets_pass_what_holds),
+        cmocka_unit_test(test_left_running_ends_the_program),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
