@@ -54,36 +54,91 @@ static void tell(evbus *bus, const struct ev_backlog_side *side, const struct ev
                 b->msgs, e->topic, e->group, text);
 }
 
+/* ---- Finding them ------------------------------------------------------------------------------------------------ */
+
+static uint32_t hash_of(const char *topic, const char *group)
+{
+    return (uint32_t)(ev_fnv1a(topic, strlen(topic)) + 31 * ev_fnv1a(group, strlen(group)));
+}
+
+/* Room for so many. False: no memory. */
+static bool found_init(struct ev_backlog_found *f, uint32_t count)
+{
+    uint32_t places = 2;
+
+    while (places < 2 * count)
+        places *= 2;
+    *f = (struct ev_backlog_found){.mask = places - 1};
+    f->entries = ev_calloc(1, count * sizeof *f->entries + places * sizeof *f->places);
+    f->places = f->entries ? (uint32_t *)(void *)(f->entries + count) : NULL;
+    return f->entries;
+}
+
+/* The last of the entries, complete. */
+static void put_last(struct ev_backlog_found *f)
+{
+    const struct ev_backlog_entry *e = &f->entries[f->count - 1];
+    uint32_t at = hash_of(e->topic, e->group);
+
+    while (f->places[at & f->mask])
+        at++;
+    f->places[at & f->mask] = f->count;
+}
+
+/* The next one from *at on, which begins as the hash; NULL: there is none any more. Under the bus's mutex. */
+static struct ev_backlog_entry *next_of(struct ev_backlog_side *side, const char *topic, const char *group,
+                                        uint32_t *at)
+{
+    const struct ev_backlog_found *f = &side->last;
+
+    while (f->places && f->places[*at & f->mask]) {
+        struct ev_backlog_entry *e = &f->entries[f->places[(*at)++ & f->mask] - 1];
+        side->compared++;
+        if (strcmp(e->topic, topic) == 0 && strcmp(e->group, group) == 0)
+            return e;
+    }
+    return NULL;
+}
+
 /* ---- The subscribers' side --------------------------------------------------------------------------------------- */
 
-/* Our durables now, with what was known of them. NULL and 0: there are none, or no memory. */
-static struct ev_backlog_entry *snapshot(evbus *bus, const struct ev_backlog_side *side, uint32_t *ret_count)
+/* What was known of it; topic and group name the consumer. */
+static void recall(struct ev_backlog_side *side, const struct evbus_sub *s, const char *stream,
+                   struct ev_backlog_entry *ret)
 {
+    uint32_t at = hash_of(s->topic->name, s->group);
+    const struct ev_backlog_entry *e;
+
+    while ((e = next_of(side, s->topic->name, s->group, &at)) && strcmp(e->stream, stream) != 0)
+        ;
+    if (e)
+        *ret = *e;
+}
+
+/* Our durables now, with what was known of them. None: there are none, or no memory. */
+static struct ev_backlog_found snapshot(evbus *bus, struct ev_backlog_side *side)
+{
+    struct ev_backlog_found f = {.entries = NULL};
     uint32_t n = 0;
 
     pthread_mutex_lock(&bus->mutex);
     for (const struct evbus_sub *s = bus->subs; s; s = s->next)
         n++;
-    struct ev_backlog_entry *entries = n ? ev_calloc(n, sizeof *entries) : NULL;
-    n = 0;
-    for (const struct evbus_sub *s = bus->subs; s && entries; s = s->next) {
+    const bool any = n > 0 && found_init(&f, n);
+    for (const struct evbus_sub *s = bus->subs; s && any; s = s->next) {
         const char *stream = ev_load_acquire(&s->stream);
         if (!stream || s->o.fanout)
             continue;
-        struct ev_backlog_entry *e = &entries[n++];
-        char consumer[EV_NAME_MAX];
-        ev_sub_consumer_name(s, consumer);
-        for (uint32_t i = 0; i < side->count; i++) /* both are short; a look is rare */
-            if (strcmp(side->entries[i].consumer, consumer) == 0 && strcmp(side->entries[i].stream, stream) == 0)
-                *e = side->entries[i];
+        struct ev_backlog_entry *e = &f.entries[f.count++];
+        recall(side, s, stream, e);
         (void)ev_copy(e->stream, sizeof e->stream, stream);
-        (void)ev_copy(e->consumer, sizeof e->consumer, consumer);
+        ev_sub_consumer_name(s, e->consumer);
         (void)ev_copy(e->group, sizeof e->group, s->group);
         e->topic = s->topic->name;
+        put_last(&f);
     }
     pthread_mutex_unlock(&bus->mutex);
-    *ret_count = n;
-    return entries;
+    return f;
 }
 
 /* When the oldest unsettled message of a consumer was stored; 0: there is none, or it cannot be had. */
@@ -129,12 +184,11 @@ static void look_at_durable(evbus *bus, struct ev_backlog_entry *e)
     tell(bus, &bus->backlog.subscriber, e, before.high);
 }
 
-static void replace(evbus *bus, struct ev_backlog_side *side, struct ev_backlog_entry *entries, uint32_t count)
+static void replace(evbus *bus, struct ev_backlog_side *side, struct ev_backlog_found found)
 {
     pthread_mutex_lock(&bus->mutex);
-    struct ev_backlog_entry *old = side->entries;
-    side->entries = entries;
-    side->count = count;
+    struct ev_backlog_entry *old = side->last.entries;
+    side->last = found;
     pthread_mutex_unlock(&bus->mutex);
     ev_free(old);
 }
@@ -142,15 +196,14 @@ static void replace(evbus *bus, struct ev_backlog_side *side, struct ev_backlog_
 static void subscriber_chore(evbus *bus, struct ev_chore *chore)
 {
     struct ev_backlog_side *side = (struct ev_backlog_side *)chore;
-    uint32_t count = 0;
 
     if (!ev_monitor_begin(bus, &side->monitor))
         return;
     const int64_t began = ev_now(bus);
-    struct ev_backlog_entry *entries = snapshot(bus, side, &count);
-    for (uint32_t i = 0; i < count && ev_link_is_up(bus); i++)
-        look_at_durable(bus, &entries[i]);
-    replace(bus, side, entries, count);
+    const struct ev_backlog_found f = snapshot(bus, side);
+    for (uint32_t i = 0; i < f.count && ev_link_is_up(bus); i++)
+        look_at_durable(bus, &f.entries[i]);
+    replace(bus, side, f);
     ev_monitor_end(bus, &side->monitor, ev_deadline(began, side->look_ms));
 }
 
@@ -195,11 +248,11 @@ static void publisher_chore(evbus *bus, struct ev_chore *chore)
         return;
     const int64_t began = ev_now(bus);
     struct ev_backlog_entry *e = ev_calloc(1, sizeof *e);
-    if (e && side->count)
-        *e = side->entries[0];
+    if (e && side->last.count)
+        *e = side->last.entries[0];
     if (e) {
         look_at_publishes(bus, side, e);
-        replace(bus, side, e, 1);
+        replace(bus, side, (struct ev_backlog_found){.entries = e, .count = 1});
     }
     ev_monitor_end(bus, &side->monitor, ev_deadline(began, side->look_ms));
 }
@@ -283,7 +336,7 @@ evbus_status evbus_backlog_start(evbus *bus, uint32_t sides, const evbus_backlog
         struct ev_backlog_side *side = side_of(bus, i);
         if (!(sides & 1u << i))
             continue;
-        replace(bus, side, NULL, 0);
+        replace(bus, side, (struct ev_backlog_found){.entries = NULL});
         bus->backlog.o[i] = o;
         side->look_ms = i == 0 ? o.subscriber_look_ms : o.publisher_look_ms;
         side->latency_sum = ev_load_relaxed(&bus->n.latency_ns);      /* statistic */
@@ -310,21 +363,24 @@ evbus_status evbus_backlog_stop(evbus *bus, uint32_t sides)
 evbus_status evbus_backlog_read(evbus *bus, const char *topic, const char *group, evbus_backlog *ret)
 {
     const evbus_status st = ev_bus_check_alive(bus);
-    bool found = false;
+    const struct ev_backlog_entry *e = NULL;
 
     if (st != EVBUS_OK)
         return st;
     if (!ret)
         return ev_fail(EVBUS_INVALID, "evbus_backlog_read: ret is NULL");
-    const struct ev_backlog_side *side = side_of(bus, topic ? 0 : 1);
+    struct ev_backlog_side *side = side_of(bus, topic ? 0 : 1);
     group = group ? group : bus->cfg.o.name;
+    uint32_t at = topic ? hash_of(topic, group) : 0;
     pthread_mutex_lock(&bus->mutex);
-    for (uint32_t i = 0; i < side->count && side->monitor.on && !found; i++) {
-        const struct ev_backlog_entry *e = &side->entries[i];
-        found = e->at && (!topic || (strcmp(e->topic, topic) == 0 && strcmp(e->group, group) == 0));
-        if (found)
-            *ret = e->found;
-    }
+    if (!topic)
+        e = side->last.entries;
+    else
+        while ((e = next_of(side, topic, group, &at)) && !e->at)
+            ;
+    const bool found = side->monitor.on && e && e->at;
+    if (found)
+        *ret = e->found;
     pthread_mutex_unlock(&bus->mutex);
     return found ? EVBUS_OK
                  : ev_fail(EVBUS_NOT_FOUND, "the backlog of %s was not looked at", topic ? topic : "publishes");
@@ -332,8 +388,8 @@ evbus_status evbus_backlog_read(evbus *bus, const char *topic, const char *group
 
 void ev_backlog_fini(evbus *bus)
 {
-    ev_free(bus->backlog.subscriber.entries);
-    ev_free(bus->backlog.publisher.entries);
+    ev_free(bus->backlog.subscriber.last.entries);
+    ev_free(bus->backlog.publisher.last.entries);
 }
 
 /* ---- Everybody's consumers --------------------------------------------------------------------------------------- */

@@ -17,10 +17,17 @@ struct ev_backlog_entry {
     int64_t at;    /* monotonic: when that was; 0: never */
 };
 
-struct ev_backlog_side {
-    struct ev_monitor monitor;
+/* Those of one look, found by topic and group. Several have the same where a group has several members here. */
+struct ev_backlog_found {
     struct ev_backlog_entry *entries;
     uint32_t count;
+    uint32_t *places, mask; /* behind the entries, by hash: 1 + the entry's number; 0: none. Publishes have no places */
+};
+
+struct ev_backlog_side {
+    struct ev_monitor monitor;
+    struct ev_backlog_found last;
+    uint64_t compared; /* entries that were looked at to find one: tests count them */
     uint32_t look_ms;
     uint64_t latency_sum, latency_count; /* publisher: as of the last look */
 };
