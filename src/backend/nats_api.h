@@ -54,8 +54,8 @@ enum ev_nats_err {
  * zero. Key order, unknown keys and nesting are free (up to 32 deep), the JSON itself is not.
  *
  * The leader of a stream with replicas notes a message id when it proposes the message, with sequence 0, and the sequence when
- * it is stored. Asked again in between, it answers sequence 0 and "duplicate" (2.9, 2.10) or an error of its own (2.11): UNKNOWN.
- * If what it proposed was lost in an election, 2.9 and 2.10 go on answering that until the duplicate window is over.
+ * it is stored. Asked again in between, it answers sequence 0 and "duplicate" (2.10) or an error of its own (2.11): UNKNOWN.
+ * If what it proposed was lost in an election, 2.10 goes on answering that until the duplicate window is over.
  */
 bool ev_nats_parse_puback(const char *json, size_t len, struct ev_ack *ret);
 

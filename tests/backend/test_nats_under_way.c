@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A message id that the broker has taken in and not stored yet: it says so instead of an outcome. nats-server up to 2.10 of a
+ * A message id that the broker has taken in and not stored yet: it says so instead of an outcome. nats-server 2.10 of a
  * stream with replicas: "seq" 0 and "duplicate"; from 2.11 on: error 10158. That is neither stored nor refused: it is asked
  * again where that overtakes nothing. The stream answers nothing here (no_ack); we do, over a socket of our own.
  */

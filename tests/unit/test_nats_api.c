@@ -116,7 +116,7 @@ static void test_puback_reads_refusals(void **state)
     assert_memory_equal(ack.text, "wrong last sequence: 2", ack.text_len);
 }
 
-/* Taken in, and not stored yet: neither stored nor refused. nats-server up to 2.10 says it by sequence 0, 2.11 by an error. */
+/* Taken in, and not stored yet: neither stored nor refused. nats-server 2.10 says it by sequence 0, 2.11 by an error. */
 static void test_puback_reads_what_is_under_way(void **state)
 {
     struct ev_ack ack;
