@@ -43,6 +43,7 @@ enum ev_nats_err {
     EV_NATS_ERR_STORE_FAILED = 10077, /* a limit with discard new, or the disk */
     EV_NATS_ERR_FILTER_OUTSIDE = 10093,
     EV_NATS_ERR_HEADER_TOO_LARGE = 10097,
+    EV_NATS_ERR_SEALED = 10109,
     EV_NATS_ERR_STREAM_OFFLINE = 10118,
     EV_NATS_ERR_CONSUMER_OFFLINE = 10119,
     EV_NATS_ERR_CONSUMER_DIFFERS = 10148, /* 2.10: "consumer already exists" with another configuration */

@@ -289,6 +289,23 @@ evbus_status ev_nats_error_status(uint32_t err_code, const char *text, size_t le
     }
 }
 
+/* Servers look at message ids after these, so the message may be stored all the same. */
+static bool is_before_message_ids(uint32_t code)
+{
+    switch (code) {
+    case EV_NATS_ERR_NOT_ENABLED:
+    case EV_NATS_ERR_NOT_ENABLED_ACCOUNT:
+    case EV_NATS_ERR_ACCOUNT_LIMIT:
+    case EV_NATS_ERR_RESOURCES:
+    case EV_NATS_ERR_STREAM_NOT_EXPECTED:
+    case EV_NATS_ERR_SEALED:
+    case EV_NATS_ERR_STREAM_OFFLINE:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Exactly {"stream":"NAME", "seq":N} with or without the space, as servers write nearly every answer. False: look closer. */
 static bool parse_plain_puback(const char *json, size_t len, struct ev_ack *ret)
 {
@@ -330,6 +347,7 @@ bool ev_nats_parse_puback(const char *json, size_t len, struct ev_ack *ret)
         ret->broker_code = code;
         ret->status = ev_nats_error_status(code, a.text.data, a.text.len);
         ret->no_responders = code == EV_NATS_ERR_CLUSTER_NOT_READY;
+        ret->id_unread = is_before_message_ids(code);
         ret->stream_missing = code == EV_NATS_ERR_STREAM_NOT_FOUND || code == EV_NATS_ERR_STREAM_OFFLINE ||
                               code == EV_NATS_ERR_STREAM_NOT_EXPECTED;
         ret->text = a.text.data ? a.text.data : "";

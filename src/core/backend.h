@@ -45,6 +45,7 @@ struct ev_ack {
                     answer is the core's business */
     bool duplicate;
     bool no_responders;  /* REFUSED: nobody listens on the subject now (503); it may pass */
+    bool id_unread;      /* REFUSED: before anybody looked whether its message id is stored: an earlier send may be */
     bool stream_missing; /* REFUSED: the stream is gone or does not cover the topic: ensure it again */
     evbus_status
         status; /* REFUSED: EVBUS_REFUSED, EVBUS_NO_JETSTREAM, EVBUS_DENIED, EVBUS_TOO_LARGE, EVBUS_LIMIT ... */

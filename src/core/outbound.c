@@ -323,7 +323,7 @@ static void answered_refused(evbus *bus, struct ev_slot *slot, const struct ev_a
         }
     }
     /* An earlier send of it may be stored all the same. */
-    if (slot->maybe_stored && (ack->no_responders || slot->under_way))
+    if (slot->maybe_stored && (ack->no_responders || ack->id_unread || slot->under_way))
         finish(bus, slot, EVBUS_OUTCOME_UNKNOWN, EVBUS_UNKNOWN, text, now);
     else
         finish(bus, slot, EVBUS_OUTCOME_REFUSED, ack->status == EVBUS_OK ? EVBUS_REFUSED : ack->status, text, now);

@@ -6,6 +6,7 @@
  */
 #include "nats_one_bus.h"
 #include "support/nats_wire.h"
+#include "support/proxy.h"
 #include "support/wait.h"
 
 #include <evbus/evbus.h>
@@ -34,7 +35,8 @@ struct world {
     struct nats_wire wire, ask;
     pthread_t thread;
     bool running;
-    const char *says, *then;  /* to a send that is under way, and after those; NULL: that it is stored */
+    struct proxy *proxy;
+    const char *says, *then;  /* to a send that is under way ("": nothing), and after those; NULL: that it is stored */
     uint32_t under_way;       /* so many sends */
     const char *word;         /* in the bodies or subjects of those */
     _Atomic(uint32_t) asked;  /* sends of them */
@@ -60,7 +62,7 @@ static void *answer(void *arg)
         (void)snprintf(text, sizeof text, "{\"stream\":\"orders\", \"seq\":%llu%s}", (unsigned long long)++seq,
                        ours && w->under_way ? ",\"duplicate\": true" : "");
         const char *says = ours && n < w->under_way ? w->says : ours && w->then ? w->then : text;
-        if (msg.reply[0] && !nats_wire_send(&w->wire, msg.reply, says))
+        if (msg.reply[0] && says[0] && !nats_wire_send(&w->wire, msg.reply, says))
             break;
     }
     return NULL;
@@ -98,6 +100,7 @@ static int tear_down(void **state)
         (void)pthread_join(w->thread, NULL);
     nats_wire_close(&w->wire);
     nats_wire_close(&w->ask);
+    proxy_close(w->proxy);
     return one_bus_tear_down(state);
 }
 
@@ -112,7 +115,9 @@ static void begin(struct world *w)
     assert_true(nats_wire_subscribe(&w->wire, TOPIC, 2) && nats_wire_subscribe(&w->wire, "dlq.>", 3));
     assert_int_equal(pthread_create(&w->thread, NULL, answer, w), 0);
     w->running = true;
-    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->at.server.port);
+    w->proxy = proxy_open(w->at.server.port);
+    assert_non_null(w->proxy);
+    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", proxy_port(w->proxy));
     assert_int_equal(evbus_open(url, EVBUS_OPTS(evbus_opts, .name = "under-way", .receipts = EVBUS_ON), &w->at.bus),
                      EVBUS_OK);
 }
@@ -202,6 +207,36 @@ static bool was_asked(void *arg)
     return atomic_load(&((struct world *)arg)->asked) > 0;
 }
 
+static void *cut_when_asked(void *arg)
+{
+    struct world *w = arg;
+
+    if (wait_until(was_asked, w, wait_patience_ms()))
+        proxy_cut(w->proxy);
+    return NULL;
+}
+
+/* It was sent, and the link was cut before the answer; sent again, it is refused for want of room, which is looked for before
+ * its message id is: the first send may be stored. (It is: the stream has it.) */
+static void test_refusal_after_a_lost_answer_is_unknown(void **state)
+{
+    struct world *w = *state;
+    evbus_receipt receipt;
+    pthread_t cutter;
+
+    w->says = "";
+    w->under_way = 1;
+    w->then = NO_ROOM;
+    begin(w);
+    assert_int_equal(pthread_create(&cutter, NULL, cut_when_asked, w), 0);
+    const evbus_status status = publish_and_wait(w, wait_patience_ms(), &receipt);
+    (void)pthread_join(cutter, NULL);
+    assert_int_equal(status, EVBUS_UNKNOWN);
+    assert_int_equal(receipt.outcome, EVBUS_OUTCOME_UNKNOWN);
+    assert_int_equal(atomic_load(&w->asked), 2);
+    assert_int_equal(stored_in(w, "orders"), 1);
+}
+
 /* A publish that must not overtake what was sent after it is not sent again: it ends unknown, with no sequence, at its
  * deadline. The stream does answer: its gate stays open. */
 static void test_ends_unknown_when_something_later_was_sent(void **state)
@@ -269,8 +304,11 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        CASE(test_seq_0_is_asked_again),        CASE(test_conflict_is_asked_again),
-        CASE(test_refusal_after_it_is_unknown), CASE(test_ends_unknown_when_something_later_was_sent),
+        CASE(test_seq_0_is_asked_again),
+        CASE(test_conflict_is_asked_again),
+        CASE(test_refusal_after_it_is_unknown),
+        CASE(test_refusal_after_a_lost_answer_is_unknown),
+        CASE(test_ends_unknown_when_something_later_was_sent),
         CASE(test_letter_is_asked_again),
     };
 

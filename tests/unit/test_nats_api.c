@@ -111,6 +111,13 @@ static void test_puback_reads_refusals(void **state)
         assert_non_null(ack.text);
         assert_non_null(ack.stream);
     }
+    for (size_t i = 0; i < sizeof list / sizeof *list;
+         i++) { /* a full account is found before a message id is looked for */
+        assert_true(parse(list[i].json, &ack));
+        const bool expected = list[i].code == 10002 || list[i].code == 10023 || list[i].code == 10039 ||
+                              list[i].code == 10060 || list[i].code == 10076 || list[i].code == 10118;
+        assert_int_equal(ack.id_unread, expected);
+    }
     assert_true(parse(list[0].json, &ack));
     assert_int_equal(ack.text_len, strlen("wrong last sequence: 2"));
     assert_memory_equal(ack.text, "wrong last sequence: 2", ack.text_len);
