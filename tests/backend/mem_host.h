@@ -16,6 +16,7 @@
 #include "base/alloc.h"
 #include "backend/mem_fault.h"
 #include "core/backend.h"
+#include "host_unheard.h"
 
 #include <stdalign.h>
 #include <string.h>
@@ -88,16 +89,6 @@ void ev_host_silent(struct ev_host *host, struct evbus_sub *sub, bool silent, co
     (void)host, (void)sub, (void)silent, (void)text;
 }
 
-void ev_host_connecting(struct ev_host *host)
-{
-    (void)host;
-}
-
-void ev_host_next_attempt(struct ev_host *host, bool failed, int64_t next)
-{
-    (void)host, (void)failed, (void)next;
-}
-
 void ev_host_acked(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack)
 {
     struct host *h = host_of(host);
@@ -155,46 +146,15 @@ void ev_host_left(struct ev_host *host, struct evbus_sub *sub)
     (void)host, (void)sub;
 }
 
-void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on)
-{
-    (void)host, (void)sub, (void)on;
-}
-
 void ev_host_quiet(struct ev_host *host, struct evbus_sub *sub)
 {
     (void)host, (void)sub;
-}
-
-void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
-{
-    (void)host, (void)sub, (void)stream_seq;
-}
-
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
-{
-    (void)host, (void)sub, (void)certain, (void)consumer_seq;
-}
-
-uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)
-{
-    (void)host, (void)sub, (void)first, (void)last;
-    return 0;
 }
 
 void ev_host_foreign(struct ev_host *host, struct evbus_sub *sub, uint64_t count)
 {
     (void)host;
     ((struct sub *)(void *)sub)->foreign += count;
-}
-
-void ev_host_active(struct ev_host *host, struct evbus_sub *sub, bool active)
-{
-    (void)host, (void)sub, (void)active;
-}
-
-void ev_host_rights(struct ev_host *host, int64_t until)
-{
-    (void)host, (void)until;
 }
 
 const evbus_clock *ev_host_clock(struct ev_host *host)

@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/thread.h"
 #include "core/backend.h"
+#include "host_unheard.h"
 #include "support/loop_assert.h"
 
 #include <assert.h>
@@ -165,16 +166,6 @@ void ev_host_silent(struct ev_host *host, struct evbus_sub *sub, bool silent, co
     mini_note(mini(host), text);
 }
 
-void ev_host_connecting(struct ev_host *host)
-{
-    (void)host;
-}
-
-void ev_host_next_attempt(struct ev_host *host, bool failed, int64_t next)
-{
-    (void)host, (void)failed, (void)next;
-}
-
 void ev_host_acked(struct ev_host *host, uint32_t slot, uint32_t generation, const struct ev_ack *ack)
 {
     (void)host, (void)slot, (void)generation, (void)ack;
@@ -262,11 +253,6 @@ void ev_host_left(struct ev_host *host, struct evbus_sub *sub)
     ((struct mini_sub *)(void *)sub)->left++;
 }
 
-void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on)
-{
-    (void)host, (void)sub, (void)on;
-}
-
 bool ev_host_holds(struct ev_host *host, struct evbus_sub *s, uint64_t stream_seq)
 {
     const struct mini_sub *sub = (struct mini_sub *)(void *)s;
@@ -278,36 +264,10 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *s, uint64_t stream_se
     return false;
 }
 
-void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
-{
-    (void)host, (void)sub, (void)stream_seq;
-}
-
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
-{
-    (void)host, (void)sub, (void)certain, (void)consumer_seq;
-}
-
-uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)
-{
-    (void)host, (void)sub, (void)first, (void)last;
-    return 0;
-}
-
 void ev_host_foreign(struct ev_host *host, struct evbus_sub *s, uint64_t count)
 {
     (void)host;
     ((struct mini_sub *)(void *)s)->foreign += count;
-}
-
-void ev_host_active(struct ev_host *host, struct evbus_sub *sub, bool active)
-{
-    (void)host, (void)sub, (void)active;
-}
-
-void ev_host_rights(struct ev_host *host, int64_t until)
-{
-    (void)host, (void)until;
 }
 
 const evbus_clock *ev_host_clock(struct ev_host *host)
