@@ -61,6 +61,7 @@ struct ev_nats_gap {
     int64_t at;           /* when to act without an answer */
     int64_t pause;        /* the last one */
     uint64_t first, last; /* stream sequences to look at; below `first` all is settled */
+    uint64_t floor_seq;   /* the consumer sequence of its ack */
     int64_t floor_ns;     /* ... if it was stored by then; 0: not known */
     uint64_t top;         /* the highest that was delivered, as far as the server ever said */
     uint64_t delivered;   /* ... and what it says now: less, when it came back with an older state */
@@ -198,8 +199,9 @@ struct ev_nats_consume {
     uint32_t heap_count;
     uint32_t arm_at; /* after link up: bindings below have been served */
     struct ev_nats_bucket buckets[EV_NATS_BUCKETS];
-    uint32_t bucket_count; /* in use; fewer in tests */
-    bool as_clustered;     /* in tests: the server counts as one of several */
+    uint32_t bucket_count;          /* in use; fewer in tests */
+    bool as_clustered;              /* in tests: the server counts as one of several */
+    uint64_t as_floor, as_position; /* in tests: at least that is what its replicas have agreed on; 0: no more */
     struct ev_nats_inbox *cut, *cut_last;
     struct ev_nats_binding *leaving, *leaving_last; /* oldest first */
     uint64_t inbox_last, pull_last, leave_last;
@@ -299,6 +301,8 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
 uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have);
 /* It lies at or below the ack floor: nobody's any more, and the server takes no ack of it. */
 bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref);
+/* All up to the ack floor is settled: the leader may not know. */
+void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq);
 /* A delivery comes; one was not taken by the core. */
 void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq);
 void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);

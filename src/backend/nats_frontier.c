@@ -85,6 +85,18 @@ uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have)
     return have->ack_pending < between ? have->ack_pending : between;
 }
 
+/* In a cluster the floor is what the replicas have agreed on. A leader that was elected before it had worked off all of that
+ * (nats-server 2.10.27) goes on from an older state: it holds as pending what lies below, and when that is as much as it
+ * may hold, it delivers nothing new, for ever. So it is told. The count goes up with the sequence and ends at the floor's, so that
+ * it takes the acks that follow. Who knows takes no notice. */
+void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq)
+{
+    const uint64_t below = b->gap.first - 1 - stream_seq;
+
+    if (b->gap.floor_seq > below)
+        (void)ev_nats_settle_seq(st, (void *)b, EV_SETTLE_ACK, stream_seq, b->gap.floor_seq - below);
+}
+
 /* The time: a server that lost the end of its stream uses the sequences again, for messages that nobody has seen. */
 bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref)
 {
@@ -95,6 +107,7 @@ bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_bindin
                "consumer '%s' of stream '%s': sequence %" PRIu64 " was delivered although all up to %" PRIu64
                " is acknowledged: it is not run",
                b->consumer, b->stream, ref->stream_seq, b->gap.first - 1);
+    ev_nats_frontier_tell_floor(st, b, ref->stream_seq);
     return true;
 }
 

@@ -503,6 +503,7 @@ static void probed(struct ev_nats *st, struct ev_nats_binding *b, bool answered)
         probe(st, b, EV_NATS_GAP_PROBE);
     else if (b->ack_all && !g->worked_off) {
         g->worked_off = true; /* our acks were on their way when it was asked what is pending */
+        ev_nats_frontier_tell_floor(st, b, g->first - 1);
         ask(st, b);
     } else if (dense(g) && !ev_nats_frontier_lists(b))
         start_telling(st, b);
@@ -580,10 +581,15 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         ev_nats_pull_lost(st, b, status, ev_detail());
     if (status != EVBUS_OK)
         return false; /* no leader now: asked again when the time for the answer is over */
+    if (have.floor_stream_seq < st->consume->as_floor)
+        have.floor_stream_seq = have.floor_seq = st->consume->as_floor;
+    if (have.delivered_stream_seq < st->consume->as_position)
+        have.delivered_stream_seq = st->consume->as_position;
     g->pending = b->ack_all ? ev_nats_frontier_pending(&have) : have.ack_pending;
     g->waiting = have.waiting;
     g->clustered = have.clustered || st->consume->as_clustered;
     g->first = have.floor_stream_seq + 1;
+    g->floor_seq = have.floor_seq;
     g->floor_ns = have.floor_ns;
     if (b->exclusive)
         ev_host_floor(st->host, b->sub, have.floor_stream_seq);

@@ -350,6 +350,44 @@ static void test_frontier_bound_again_waits_for_what_still_runs(void **state)
     assert_int_equal(tally_runs(&c->tally, "slow", 1), 1);
 }
 
+static void be_behind(evbus *bus, struct ev_command *command)
+{
+    struct ev_nats_consume *c = ((const struct ev_nats *)bus->state)->consume;
+
+    c->as_clustered = true;
+    c->as_floor = 8;
+    c->as_position = 16;
+    atomic_store(&((struct look *)command)->done, true);
+}
+
+/* The leader was elected before it had worked off what its replicas have agreed on: they name 8 as settled and 16 as
+ * delivered; it holds 6 to 13 as pending, and that is all it may. It is told what is settled, and goes on. */
+static void test_frontier_tells_a_leader_that_is_behind_its_replicas(void **state)
+{
+    enum { WINDOW = 8 };
+    struct nats_case *c = *state;
+    evbus_sub_opts o = frontier;
+
+    case_start(c, CASE_JETSTREAM, "");
+    o.inflight_max = WINDOW;
+    evbus *first = suite_open(&c->s, NULL);
+    (void)suite_sub(first, TOPIC, &c->tally, &o);
+    suite_publish_many(first, TOPIC, "a", 1, 1, 5);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 5));
+    await_settled(c);
+    suite_close(&c->s, first);
+    evbus *bus = suite_open(&c->s, NULL);
+    suite_publish_many(bus, TOPIC, "a", 1, 6, 20);
+    must_reach(bus, publishes_inflight, 0);
+    assert_int_equal(other_takes(other_pulls(c, WINDOW), WINDOW), WINDOW);
+    (void)look(bus, NULL, be_behind);
+    (void)suite_sub(bus, TOPIC, &c->tally, &o);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 5 + 20 - 8));
+    must_settle_to(c, 20);
+    assert_int_equal(tally_runs(&c->tally, "a0", 6) + tally_runs(&c->tally, "a0", 8), 0);
+    assert_int_equal(tally_runs(&c->tally, "a0", 9), 1);
+}
+
 struct listing {
     struct ev_command command;
     bool short_alone, short_of_several, whole;
@@ -399,6 +437,7 @@ int main(int argc, char **argv)
         CASE(test_frontier_goes_past_nothing_another_client_took),
         CASE(test_frontier_what_lies_below_the_ack_floor_is_settled),
         CASE(test_frontier_bound_again_waits_for_what_still_runs),
+        CASE(test_frontier_tells_a_leader_that_is_behind_its_replicas),
         CASE(test_frontier_believes_no_list_that_ends_before_what_was_delivered),
     };
 

@@ -163,6 +163,17 @@ static void on_event(const evbus_event *event, void *ctx)
     atomic_fetch_add(&d->events[event->kind], 1);
 }
 
+/* With EV_TEST_LOG: what the library says. */
+static void print_log(evbus_log_level level, const char *subject, const char *text, void *ctx)
+{
+    struct timespec now;
+
+    (void)ctx;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    (void)fprintf(stderr, "# %lld.%03ld [%d] %s: %s\n", (long long)now.tv_sec, now.tv_nsec / 1000000, (int)level,
+                  subject, text);
+}
+
 /* ---- Publishing -------------------------------------------------------------------------------------------------- */
 
 static bool too_far_ahead(const struct driver *d)
@@ -271,6 +282,7 @@ bool driver_start(struct driver *d, const struct driver_opts *o, struct truth *t
                            .receipts = o->receipts ? EVBUS_ON : EVBUS_OFF,
                            .on_receipt = o->receipts ? truth_receipt : NULL,
                            .on_receipt_ctx = truth,
+                           .log = getenv("EV_TEST_LOG") ? print_log : NULL,
                            .on_event = on_event,
                            .on_event_ctx = d};
     if (evbus_open(o->url, &bo, &d->bus) != EVBUS_OK)

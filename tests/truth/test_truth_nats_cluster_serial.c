@@ -151,6 +151,21 @@ static bool has_in_flight(void *arg)
     return s.held + s.publishes_inflight > 0 && witness_consumer(&witness, &at) && at.unacked > 0;
 }
 
+/* Servers that come back elect leaders of stream and consumer first, several times. */
+static void await_more(uint64_t seed, uint64_t more)
+{
+    struct until u = {&truth, atomic_load(&truth.shared->starts) + more};
+    struct in_flight at = {0};
+
+    if (wait_until(started_enough, &u, 6 * wait_patience_ms()))
+        return;
+    (void)witness_consumer(&witness, &at);
+    const evbus_statistics s = driver_stats(&driver);
+    fail_msg("EVBUS_SEED=%" PRIu64 ": it does not go on: pending %" PRIu64 ", not acknowledged %" PRIu64
+             ", floor %" PRIu64 " of %" PRIu64 ", held %" PRIu64 ", publishes %" PRIu64 ", stalls %" PRIu64,
+             seed, at.pending, at.unacked, at.floor, at.delivered_seq, s.held, s.publishes_inflight, s.stalls);
+}
+
 static void leader_falls(uint64_t seed, const char *name, bool dies, uint32_t points)
 {
     uint64_t rng = seed;
@@ -158,8 +173,7 @@ static void leader_falls(uint64_t seed, const char *name, bool dies, uint32_t po
 
     begin(seed);
     for (uint32_t i = 0; i < points; i++) {
-        /* Servers that come back elect leaders of stream and consumer first, several times. */
-        await_starts_within(&truth, 50 + driver_random(&rng) % 500, 6 * wait_patience_ms());
+        await_more(seed, 50 + driver_random(&rng) % 500);
         struct nats_server *node = the_leader(leader);
         assert_true(wait_until(has_in_flight, NULL, 3 * wait_patience_ms()));
         if (dies)
