@@ -92,6 +92,7 @@ struct ev_nats_gap {
     bool second;          /* the second time through */
     bool recheck, tried;  /* ack_all: what was asked for comes with the next pull, then asked again; it was sent */
     bool worked_off;      /* ack_all: what we settled before this question is */
+    bool fewer;           /* ack_all: less is pending than lies between floor and position, in a cluster */
     uint32_t rounds;      /* ack_all: asked for so often, and not all is here */
     bool list_ends;       /* its last sequence is here */
     bool due;             /* to begin when no pull is open */
@@ -202,6 +203,7 @@ struct ev_nats_consume {
     uint32_t bucket_count;          /* in use; fewer in tests */
     bool as_clustered;              /* in tests: the server counts as one of several */
     uint64_t as_floor, as_position; /* in tests: at least that is what its replicas have agreed on; 0: no more */
+    uint64_t as_pending;            /* in tests: its leader knows of no more that are pending; 0: of all */
     struct ev_nats_inbox *cut, *cut_last;
     struct ev_nats_binding *leaving, *leaving_last; /* oldest first */
     uint64_t inbox_last, pull_last, leave_last;

@@ -33,7 +33,7 @@ bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding 
 
 bool ev_nats_frontier_lists(const struct ev_nats_binding *b)
 {
-    return b->ack_all && b->gap.rounds >= GONE_ROUNDS;
+    return b->ack_all && (b->gap.rounds >= GONE_ROUNDS || b->gap.fewer);
 }
 
 bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_binding *b)
@@ -45,6 +45,8 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
     for (uint32_t i = 0; i < g->count && g->list[i] <= g->top; i++)
         if (!ev_host_holds(st->host, b->sub, g->list[i]))
             return false;
+    if (g->fewer)
+        return true; /* others' messages lie between */
     ev_log(st->log, EVBUS_LOG_WARN, "nats",
            "consumer '%s' of stream '%s': some of %" PRIu64
            " messages that were delivered and not settled are not in the "
@@ -76,13 +78,14 @@ void ev_nats_frontier_look_again(struct ev_nats_binding *b)
 }
 
 /* Delivered, not settled, and missing if it is not here: what the server counts at or below its floor takes no ack, and
- * what it counts above its position comes again. */
+ * what it counts above its position comes again. In a cluster floor and position are its replicas', and what is pending is its
+ * leader's, which may know of less: as many here would prove nothing. There all that lies between must be here, or be listed. */
 uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have)
 {
     const uint64_t position = have->delivered_stream_seq, floor = have->floor_stream_seq;
     const uint64_t between = position > floor ? position - floor : 0;
 
-    return have->ack_pending < between ? have->ack_pending : between;
+    return have->ack_pending < between && !have->clustered ? have->ack_pending : between;
 }
 
 /* In a cluster the floor is what the replicas have agreed on. A leader that was elected before it had worked off all of that

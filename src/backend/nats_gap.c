@@ -585,9 +585,13 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         have.floor_stream_seq = have.floor_seq = st->consume->as_floor;
     if (have.delivered_stream_seq < st->consume->as_position)
         have.delivered_stream_seq = st->consume->as_position;
+    if (st->consume->as_pending != 0 && have.ack_pending > st->consume->as_pending)
+        have.ack_pending = st->consume->as_pending;
+    have.clustered = have.clustered || st->consume->as_clustered;
     g->pending = b->ack_all ? ev_nats_frontier_pending(&have) : have.ack_pending;
+    g->fewer = b->ack_all && have.ack_pending < g->pending;
     g->waiting = have.waiting;
-    g->clustered = have.clustered || st->consume->as_clustered;
+    g->clustered = have.clustered;
     g->first = have.floor_stream_seq + 1;
     g->floor_seq = have.floor_seq;
     g->floor_ns = have.floor_ns;
@@ -600,7 +604,7 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         g->reached = have.delivered_stream_seq;
     g->dseq = have.delivered_seq;
     g->delivered = have.delivered_stream_seq;
-    g->listed = have.delivered_seq - have.floor_seq;
+    g->listed = have.delivered_seq > have.floor_seq ? have.delivered_seq - have.floor_seq : 0;
     return true;
 }
 
