@@ -93,6 +93,7 @@ struct ev_nats_gap {
     bool recheck, tried;  /* ack_all: what was asked for comes with the next pull, then asked again; it was sent */
     bool worked_off;      /* ack_all: what we settled before this question is */
     bool fewer;           /* ack_all: less is pending than lies between floor and position, in a cluster */
+    uint64_t leaders;     /* ack_all: what is pending as the leader knows it */
     uint32_t rounds;      /* ack_all: asked for so often, and not all is here */
     bool list_ends;       /* its last sequence is here */
     bool due;             /* to begin when no pull is open */

@@ -40,8 +40,13 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
 {
     const struct ev_nats_gap *g = &b->gap;
 
-    if (g->clustered && g->listed_to < g->delivered)
-        return false; /* by a replica that has not caught up, perhaps: what it does not have yet is not gone */
+    /* By a replica that has not caught up, perhaps: what it does not have yet is not gone. (The position may be behind others'
+     * messages.) */
+    const uint64_t came = g->reached < g->delivered ? g->reached : g->delivered;
+    if (g->clustered &&
+        ((came >= g->first && g->listed_to < came) ||
+         (g->rounds < GONE_ROUNDS && ev_host_unsettled(st->host, b->sub, g->first, g->delivered) < g->leaders)))
+        return false;
     for (uint32_t i = 0; i < g->count && g->list[i] <= g->top; i++)
         if (!ev_host_holds(st->host, b->sub, g->list[i]))
             return false;

@@ -590,6 +590,7 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
     have.clustered = have.clustered || st->consume->as_clustered;
     g->pending = b->ack_all ? ev_nats_frontier_pending(&have) : have.ack_pending;
     g->fewer = b->ack_all && have.ack_pending < g->pending;
+    g->leaders = have.ack_pending;
     g->waiting = have.waiting;
     g->clustered = have.clustered;
     g->first = have.floor_stream_seq + 1;

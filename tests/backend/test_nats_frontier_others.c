@@ -400,7 +400,7 @@ static void judge_listing(evbus *bus, struct ev_command *command)
     struct ev_nats *st = bus->state;
     struct ev_nats_binding b = *st->consume->bindings[0];
 
-    b.gap = (struct ev_nats_gap){.first = 1, .top = 10, .delivered = 10, .pending = 5, .listed_to = 9};
+    b.gap = (struct ev_nats_gap){.first = 1, .top = 10, .delivered = 10, .reached = 10, .rounds = 2, .listed_to = 9};
     l->short_alone = ev_nats_frontier_all_listed(st, &b);
     b.gap.clustered = true;
     l->short_of_several = ev_nats_frontier_all_listed(st, &b);

@@ -12,13 +12,27 @@ static void be_one_of_several(evbus *bus, struct ev_command *command)
     atomic_store(&((struct counted *)command)->done, 1);
 }
 
+/* One version of each, and others' messages behind it. */
+static void publish_round(struct nats_case *c, evbus *publisher, int64_t first, bool others)
+{
+    for (int64_t version = first; version < first + 4; version++) {
+        suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, version, version);
+        for (int i = 0; others && i < 30; i++)
+            assert_int_equal(natsConnection_PublishString(c->nc, "gap.others", ""), NATS_OK);
+    }
+}
+
 /* Deliveries that never come, in the middle of a session, as when a server of a cluster dies on their way (here: taken by a
  * client that goes away, of a server that counts as one of several). The server's count shows it: nothing later starts before they came again. */
-static void loses_on_the_way(struct nats_case *c, evbus_ack_mode mode, uint64_t pending)
+static void loses_on_the_way(struct nats_case *c, evbus_ack_mode mode, uint64_t pending, bool others)
 {
     struct ledger *ledger = new_ledger(0);
+    char stream[EV_NAME_MAX];
 
     case_start(c, CASE_JETSTREAM, "");
+    ev_stream_name(stream, TOPIC);
+    if (others)
+        operator_makes_plain(c, stream, "gap.>");
     evbus *bus = suite_open(&c->s, NULL);
     struct counted command = {.command.run = be_one_of_several, .told = pending};
     ev_loop_post(bus, &command.command);
@@ -32,7 +46,7 @@ static void loses_on_the_way(struct nats_case *c, evbus_ack_mode mode, uint64_t 
     for (int64_t round = 0; round < 5; round++) {
         natsSubscription *foreign = pull_some(c, 20);
         await_pulls(c, 2);
-        suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2 + round * 4, 5 + round * 4);
+        publish_round(c, publisher, 2 + round * 4, others);
         lose_some(foreign, 20);
         await_count(&ledger->distinct, AGGREGATES * (uint32_t)(5 + round * 4));
         await_settled(c);
@@ -45,19 +59,25 @@ static void loses_on_the_way(struct nats_case *c, evbus_ack_mode mode, uint64_t 
 
 static void test_gap_waits_for_what_was_lost_on_the_way(void **state)
 {
-    loses_on_the_way(*state, EVBUS_ACK_EACH, 0);
+    loses_on_the_way(*state, EVBUS_ACK_EACH, 0, false);
 }
 
 static void test_gap_waits_for_what_was_lost_on_the_way_with_frontier_acks(void **state)
 {
-    loses_on_the_way(*state, EVBUS_ACK_FRONTIER, 0);
+    loses_on_the_way(*state, EVBUS_ACK_FRONTIER, 0, false);
 }
 
 /* A leader that is behind its replicas knows of less that is pending than lies between floor and position: that as many are here
  * does not say that all are. */
 static void test_gap_waits_for_what_a_leader_behind_its_replicas_does_not_count(void **state)
 {
-    loses_on_the_way(*state, EVBUS_ACK_FRONTIER, 1);
+    loses_on_the_way(*state, EVBUS_ACK_FRONTIER, 1, false);
+}
+
+/* What lies between may be others' as well. */
+static void test_gap_waits_for_what_was_lost_among_others_with_frontier_acks(void **state)
+{
+    loses_on_the_way(*state, EVBUS_ACK_FRONTIER, 0, true);
 }
 
 static bool is_told(void *bus)
@@ -130,6 +150,7 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way),
         GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way_with_frontier_acks),
         GAP_CASE(test_gap_waits_for_what_a_leader_behind_its_replicas_does_not_count),
+        GAP_CASE(test_gap_waits_for_what_was_lost_among_others_with_frontier_acks),
         GAP_CASE(test_gap_waits_while_nothing_comes),
         GAP_CASE(test_gap_waits_for_its_own_pulls),
     };
