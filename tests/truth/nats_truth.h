@@ -368,7 +368,7 @@ static inline void await_idle(struct witness *w)
 {
     struct in_flight at = {0};
 
-    if (wait_until(witness_is_idle, w, 2 * wait_patience_ms()))
+    if (wait_until(witness_is_idle, w, 3 * wait_patience_ms()))
         return;
     (void)witness_consumer(w, &at);
     fail_msg("it does not come to rest: pending %" PRIu64 ", not acknowledged %" PRIu64 ", floor %" PRIu64
