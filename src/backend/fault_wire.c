@@ -489,6 +489,15 @@ static void tap_gather(struct ev_host *host, struct evbus_sub *sub, bool on)
     ev_host_gather(f->host.outer, sub, on);
 }
 
+/* What waits here would be here twice. */
+static bool tap_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing)
+{
+    struct ev_fault *f = fault_of(host);
+
+    flush_deliveries(f, sub);
+    return ev_host_let_go(f->host.outer, sub, missing);
+}
+
 /* The same: what came before its turn ended was its own. */
 static void tap_active(struct ev_host *host, struct evbus_sub *sub, bool active)
 {
@@ -605,6 +614,7 @@ const struct ev_host_tap ev_fault_tap = {
     .holds = tap_holds,
     .unsettled = tap_unsettled,
     .gather = tap_gather,
+    .let_go = tap_let_go,
     .active = tap_active,
     .quiet = tap_quiet,
     .consumer_lost = tap_consumer_lost,

@@ -88,7 +88,11 @@ struct ev_nats_gap {
     bool suspected;       /* because the count left some out */
     bool clustered;       /* they may be lost; else another client has them */
     bool alone;           /* nobody else had a pull open when we asked */
+    uint32_t alarms;      /* suspicions that there was nothing to, in a row */
+    bool cramped;         /* what was told did not come, and there is no room to ask for more */
+    bool let_go;          /* there was no room for what is missing: what was here and not started is missing too */
     bool in_order;        /* what is gathered was told: it comes before anything new */
+    bool again;           /* the same question once more */
     bool second;          /* the second time through */
     bool recheck, tried;  /* ack_all: what was asked for comes with the next pull, then asked again; it was sent */
     bool worked_off;      /* ack_all: what we settled before this question is */
@@ -218,7 +222,7 @@ struct ev_nats_consume {
     uint64_t below;                                             /* the ack floor, and delivered */
     uint64_t fenced;                                            /* came although it was another member's turn */
     uint64_t gaps, gaps_told, gaps_off, gaps_slow, gaps_listed; /* looked at; messages asked for again; ... */
-    uint64_t gaps_gathered;
+    uint64_t gaps_gathered, gaps_let_go;
     bool stray_logged, refused_logged, denied_logged;
 };
 
@@ -322,6 +326,8 @@ void ev_nats_gap_idle(struct ev_nats *st, struct ev_nats_binding *b);
 /* For the gap rule: it told, or waited, and closes. */
 void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b);
 void ev_nats_gather_waited(struct ev_nats *st, struct ev_nats_binding *b, int64_t until);
+/* Before it tells: what was not started is let go where there is no room for what is missing. */
+void ev_nats_gather_room(struct ev_nats *st, struct ev_nats_binding *b);
 void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b);
 /* All that was pending is here; or it is known to come in order. */
 void ev_nats_gather_end(struct ev_nats *st, struct ev_nats_binding *b);

@@ -21,8 +21,9 @@
  *
  *   MAKE, LIST   If most of a large range is not ours (other topics of the stream), an ephemeral consumer shows which
  *          sequences are: headers only, nothing to acknowledge, deleted after.
- *   PAUSE  No answer, or others still pull: asked again. Others go on pulling: a second member is active, the rule would
- *          take its messages from it, so it is off.
+ *   PAUSE  No answer within two seconds: asked again soon, and any answer to that question counts. Or others still pull:
+ *          asked again. Others go on pulling: a second member is active, the rule would take its messages from it, so it
+ *          is off.
  *   WAIT   Settling is forbidden, or too much to list: pulling waits until the ack wait is over. Said once. What comes
  *          then may come in any order (see above), so the core gathers: nothing starts until all that was pending is
  *          here, or twice the ack wait has passed.
@@ -38,7 +39,9 @@
 
 #define ANSWER_TIME (2 * EV_SEC)
 #define PAUSE_MIN (100 * EV_MS)
+#define PAUSE_FEW (500 * EV_MS)
 #define PAUSE_MAX (10 * EV_SEC)
+#define PAUSE_SHARE (2 * EV_MS) /* per binding: all together ask at most about 500 times a second */
 #define OTHERS_MIN (5 * EV_MS)
 #define OTHERS_MAX (200 * EV_MS)
 #define OTHERS_TIME (2 * EV_SEC) /* how long somebody else's pulls may be those of a process that just ended */
@@ -140,10 +143,11 @@ static void ask(struct ev_nats *st, struct ev_nats_binding *b)
 {
     static const char refused[] = "{\"batch\":1,\"idle_heartbeat\":1000000000}"; /* without `expires` */
 
-    b->gap.epoch++;
+    b->gap.epoch += !b->gap.again; /* a slow server's answer to the same question is as good */
+    b->gap.again = false;
     request(st, b, "CONSUMER.INFO", 'i', "");
     request(st, b, "CONSUMER.MSG.NEXT", 'f', refused);
-    expect(st, b, EV_NATS_GAP_ASK, ANSWER_INFO | ANSWER_FENCE);
+    go(st, b, EV_NATS_GAP_ASK, ANSWER_INFO | ANSWER_FENCE, st->now + ANSWER_TIME);
 }
 
 void ev_nats_gap_begin(struct ev_nats *st, struct ev_nats_binding *b)
@@ -154,12 +158,12 @@ void ev_nats_gap_begin(struct ev_nats *st, struct ev_nats_binding *b)
         return;
     drop_list(st, b);
     ev_nats_gather_forget(g); /* of a range that was; the core goes on gathering */
-    g->due = g->logged = g->recheck = g->worked_off = false;
+    g->due = g->logged = g->recheck = g->worked_off = g->again = false;
     g->begun = st->now;
     g->tries = 0;
     g->pause = 0;
     g->told = g->left = g->pending = 0;
-    g->alone = false;
+    g->alone = g->let_go = false;
     ask(st, b);
 }
 
@@ -189,7 +193,7 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
         ev_nats_frontier_certain(st, b);
     else
         ev_nats_frontier_look_again(b);
-    if (g->gathering && !g->seen && (g->told > 0 || g->reached > g->delivered))
+    if (g->gathering && !g->seen && !g->let_go && (g->told > 0 || g->reached > g->delivered))
         ev_nats_gather_told(st, b);
     g->left = g->told < g->pending ? g->told : g->pending;
     if (g->told > 0)
@@ -218,10 +222,13 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
 
 /* ---- When it cannot be done -------------------------------------------------------------------------------------- */
 
-/* Asks again, after 100 ms, doubled each time up to 10 s. */
+/* Asks again, after 100 ms, doubled each time up to 10 s where there are thousands: a consumer that has no leader now has one
+ * soon, and cannot say so. */
 static void pause_gap(struct ev_nats *st, struct ev_nats_binding *b)
 {
     struct ev_nats_gap *g = &b->gap;
+    const int64_t share = st->consume->bindings_count * PAUSE_SHARE;
+    const int64_t most = share < PAUSE_FEW ? PAUSE_FEW : share < PAUSE_MAX ? share : PAUSE_MAX;
 
     g->tries++;
     if (!g->logged)
@@ -231,8 +238,9 @@ static void pause_gap(struct ev_nats *st, struct ev_nats_binding *b)
                b->consumer, b->stream);
     g->logged = true;
     g->pause = g->pause == 0 ? PAUSE_MIN : g->pause * 2;
-    if (g->pause > PAUSE_MAX)
-        g->pause = PAUSE_MAX;
+    if (g->pause > most)
+        g->pause = most;
+    g->again = g->step == EV_NATS_GAP_ASK;
     go(st, b, EV_NATS_GAP_PAUSE, 0, st->now + g->pause / 2 + (int64_t)(ev_random() % (uint64_t)g->pause));
 }
 
@@ -346,6 +354,7 @@ static void judge(struct ev_nats *st, struct ev_nats_binding *b)
     g->pause = 0;
     g->alone = g->waiting == 0;
     if (g->pending == 0 && (g->waiting == 0 || st->now >= orphans_until(b))) {
+        ev_nats_gather_room(st, b);
         close_gap(st, b, true);
     } else if ((b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) || (g->suspected && !g->clustered)) {
         leave_to_others(st, b);
@@ -355,10 +364,12 @@ static void judge(struct ev_nats *st, struct ev_nats_binding *b)
         go(st, b, EV_NATS_GAP_PAUSE, 0, st->now + pause);
     } else if (g->waiting > 0) {
         leave_to_others(st, b);
-    } else if (b->ack_all ? ev_nats_frontier_all_here(st, b) : dense(g) && all_here(st, b)) {
-        close_gap(st, b, true);
     } else {
-        probe(st, b, EV_NATS_GAP_PROBE);
+        ev_nats_gather_room(st, b);
+        if (!g->let_go && (b->ack_all ? ev_nats_frontier_all_here(st, b) : dense(g) && all_here(st, b)))
+            close_gap(st, b, true);
+        else
+            probe(st, b, EV_NATS_GAP_PROBE);
     }
 }
 

@@ -7,8 +7,10 @@
  *              they come before anything new.
  *   waited     They could not be told: they come in whatever order, after the ack wait.
  *
- * Bounds. Two seconds where they were told and nothing more is asked for, since there is no room; twice the ack wait where not;
- * a bit per sequence of the range.
+ * Room. Where more is missing than there is room for, the core lets go what is here and was not started, before the rule tells:
+ * then all of it comes in order, and nothing is gathered. So too when no pull has been open for two seconds, whatever the cause.
+ *
+ * Bounds. Twice the ack wait where they were not told; a bit per sequence of the range.
  */
 #include "backend/nats_consume.h"
 
@@ -16,6 +18,7 @@
 
 #define TOLD_TIME (2 * EV_SEC)
 #define SUSPECT_PAUSE EV_SEC
+#define ALARMS_MAX 8u                  /* false ones, in that time */
 #define GATHER_MAX (UINT64_C(1) << 22) /* sequences */
 
 void ev_nats_gather_forget(struct ev_nats_gap *g)
@@ -29,7 +32,7 @@ void ev_nats_gather_end(struct ev_nats *st, struct ev_nats_binding *b)
     ev_nats_gather_forget(&b->gap);
     if (b->gap.gathering)
         ev_host_gather(st->host, b->sub, false);
-    b->gap.gathering = false;
+    b->gap.gathering = b->gap.cramped = false;
 }
 
 static void start_gathering(struct ev_nats *st, struct ev_nats_binding *b)
@@ -86,6 +89,15 @@ void ev_nats_gather_told(struct ev_nats *st, struct ev_nats_binding *b)
         ev_nats_gather_forget(g);
 }
 
+/* There was nothing to it, again and again: another client settles at once what it gets. A few in a row are nothing unusual
+ * while servers come and go, and the next may be a true one. */
+static bool is_tiring(struct ev_nats_gap *g, int64_t now)
+{
+    if (g->told > 0 || now - g->suspected_at >= SUSPECT_PAUSE)
+        g->alarms = 0;
+    return ++g->alarms > ALARMS_MAX;
+}
+
 void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64_t left_out)
 {
     if (left_out > 0 && b->foreign_at != 0 && st->now - b->foreign_at < b->ack_wait_ns) {
@@ -106,8 +118,8 @@ void ev_nats_gap_suspected(struct ev_nats *st, struct ev_nats_binding *b, uint64
         b->gap.recheck = false;
         return;
     }
-    if (b->gap.told == 0 && !b->ack_all && st->now - b->gap.suspected_at < SUSPECT_PAUSE)
-        return; /* there was nothing to it a moment ago: not again and again. (ack_all looks again when it has told.) */
+    if (!b->ack_all && is_tiring(&b->gap, st->now)) /* ack_all looks again when it has told */
+        return;
     b->gap.suspected_at = st->now;
     b->gap.suspected = left_out > 0;
     start_gathering(st, b); /* what comes now may come after what was lost */
@@ -132,6 +144,24 @@ void ev_nats_gather_waited(struct ev_nats *st, struct ev_nats_binding *b, int64_
     }
 }
 
+/* Before they are told. Those that are here and not started come behind what is missing then. */
+void ev_nats_gather_room(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    struct ev_nats_gap *g = &b->gap;
+    const struct ev_missing missing = {.first = g->first,
+                                       .last = g->delivered,
+                                       .pending = g->pending,
+                                       .beyond = g->reached > g->delivered,
+                                       .certainly = g->cramped};
+
+    g->let_go = g->gathering && ev_host_let_go(st->host, b->sub, &missing);
+    g->cramped = false;
+    if (!g->let_go)
+        return;
+    st->consume->gaps_let_go++;
+    ev_nats_gather_forget(g);
+}
+
 static void give_up(struct ev_nats *st, struct ev_nats_binding *b)
 {
     ev_log(st->log, EVBUS_LOG_WARN, "nats",
@@ -149,6 +179,14 @@ static bool still_to_come(const struct ev_nats_binding *b)
     return b->gap.in_order && (b->out_msgs > 0 || b->gap.due || b->gap.step != EV_NATS_GAP_CLOSED);
 }
 
+/* They were told, and there is no room to ask for them: from the start, with room. */
+static void make_room(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    b->gap.cramped = true;
+    ev_nats_gap_later(st, b);
+    ev_nats_pull_schedule(st->consume, b, st->now);
+}
+
 void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b)
 {
     struct ev_nats_gap *g = &b->gap;
@@ -157,7 +195,9 @@ void ev_nats_gather_turn(struct ev_nats *st, struct ev_nats_binding *b)
         return;
     if (st->now >= g->gather_until && still_to_come(b))
         g->gather_until = st->now + TOLD_TIME;
-    if (st->now >= g->gather_until)
+    if (st->now >= g->gather_until && g->in_order && !g->cramped) /* else it was not reached: others are active */
+        make_room(st, b);
+    else if (st->now >= g->gather_until)
         give_up(st, b);
     else
         ev_nats_pull_schedule(st->consume, b, g->gather_until);

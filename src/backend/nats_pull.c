@@ -432,17 +432,32 @@ void ev_nats_pull_status(struct ev_nats *st, natsMsg *msg, const char *rest)
         ended(st, b, pull, msg, (uint32_t)code, text);
 }
 
+/* All that was asked for is void. */
+static void start_over(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    struct ev_nats_bucket *k = &st->consume->buckets[b->bucket];
+
+    if (b->exclusive || (k->first == b && !b->next)) /* the old pulls may be alive: the new one must not come on top */
+        ev_nats_pull_cut(st, k);
+    ev_nats_pull_reset(b);
+    b->seq_known = false;
+    b->heard = st->now;
+}
+
 /* A 503 does not say to what: libnats swallows the message. It comes when nobody serves the API, and from 2.10 on also
- * when the consumer is gone: so to every pull that was sent lately, and the consumer is asked for. */
+ * when the consumer is gone, or has no leader now: so to every pull that was sent lately, and the consumer is asked for. What its
+ * last leader sent may be lost: nothing new is asked for before the gap rule has looked, or it would take its room. */
 void ev_nats_pull_unanswered(struct ev_nats *st, struct ev_nats_bucket *k)
 {
     for (struct ev_nats_binding *b = k->first; b; b = b->next) {
         if (b->pull_count == 0 || st->now - b->asked > GRACE)
             continue;
-        ev_nats_pull_reset(b);
+        start_over(st, b);
         complain(st, b, 503, "");
         ev_nats_pull_back_off(st, b);
-        ev_nats_pull_probe(st, b);
+        ev_nats_gap_later(st, b);
+        if (!b->exclusive) /* else the gap rule asks */
+            ev_nats_pull_probe(st, b);
         ev_nats_pull_consider(st, b);
     }
 }
@@ -488,18 +503,6 @@ void ev_nats_pull_probed(struct ev_nats *st, natsMsg *msg, const char *rest)
         ev_nats_pull_lost(st, b, EVBUS_NOT_FOUND, text);
     else if (answer.status == EVBUS_NO_JETSTREAM)
         complain(st, b, answer.broker_code, text);
-}
-
-/* All that was asked for is void. */
-static void start_over(struct ev_nats *st, struct ev_nats_binding *b)
-{
-    struct ev_nats_bucket *k = &st->consume->buckets[b->bucket];
-
-    if (b->exclusive || (k->first == b && !b->next)) /* the old pulls may be alive: the new one must not come on top */
-        ev_nats_pull_cut(st, k);
-    ev_nats_pull_reset(b);
-    b->seq_known = false;
-    b->heard = st->now;
 }
 
 void ev_nats_rearm(void *state, void *binding)

@@ -474,6 +474,66 @@ void ev_dispatch_gather(evbus *bus, struct evbus_sub *sub, bool on, int64_t now)
     }
 }
 
+/* How much of what the broker holds as delivered and unsettled is here, or was and waits for the frontier. */
+static uint64_t here(const struct evbus_sub *sub, uint64_t first, uint64_t last)
+{
+    uint64_t n = 0;
+
+    for (const evbus_msg *m = sub->oldest; m && !sub->consumer.ack_all; m = m->newer)
+        n += m->stream_seq >= first && m->stream_seq <= last && !m->fenced;
+    for (uint32_t i = 0; i < sub->frontier.count; i++) {
+        const struct ev_frontier_entry *e = ev_frontier_entry(&sub->frontier, i);
+        n += e->seq >= first && e->seq <= last && !e->absent;
+    }
+    return n;
+}
+
+/* What was not started: it comes again. What was, was in its turn. */
+static void let_go(evbus *bus, struct ev_agg *agg, int64_t now)
+{
+    evbus_msg **link = &agg->head, *last = NULL;
+
+    if (agg->state == EV_AGG_PAUSED && agg->head->attempt == 0) {
+        heap_remove(&bus->in, agg);
+        agg->state = EV_AGG_IDLE;
+    }
+    while (*link) {
+        evbus_msg *m = *link;
+        if (m->phase == EV_MSG_QUEUED && m->attempt == 0) {
+            *link = m->next;
+            agg->count--;
+            ev_let_go(bus, m);
+        } else {
+            last = m;
+            link = &m->next;
+        }
+    }
+    agg->tail = last;
+    ev_agg_account(bus, agg);
+    ev_agg_next(bus, agg, now); /* frees it when nothing is left */
+}
+
+bool ev_dispatch_let_go(evbus *bus, struct evbus_sub *sub, const struct ev_missing *missing, int64_t now)
+{
+    const bool known = !sub->consumer.ack_all || ev_frontier_recall(sub);
+    const uint64_t have = known ? here(sub, missing->first, missing->last) : 0;
+    struct ev_dispatch *d = &bus->in;
+    struct ev_room room;
+
+    ev_dispatch_room(bus, sub, &room);
+    const uint64_t more = missing->pending > have ? missing->pending - have : 0;
+    if (!missing->certainly && more <= room.msgs && (room.msgs > 0 || !missing->beyond))
+        return false;
+    for (uint32_t i = 0; i <= d->agg_mask; i++) {
+        for (struct ev_agg *a = d->aggs[i], *next; a; a = next) {
+            next = a->chain;
+            if (a->sub == sub)
+                let_go(bus, a, now);
+        }
+    }
+    return true;
+}
+
 bool ev_aggs_pause(const evbus *bus, const struct evbus_sub *sub)
 {
     for (uint32_t i = 0; i < bus->in.heap_count; i++)

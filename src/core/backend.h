@@ -302,6 +302,15 @@ void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
 /* What the broker delivered before and nobody has will come in any order: while on, messages are put in the order of
  * the stream and none starts. [loop] */
 void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on);
+/* While it gathers, and nothing is pulled: is there room for what the broker delivered and is not here? If not (true), what is
+ * here and was not started is let go, and is not here any more: the backend asks for it together with what is missing, and
+ * all of it comes in the order of the stream. What stays was started, so nothing needs be gathered. [loop] */
+struct ev_missing {
+    uint64_t first, last, pending; /* the broker holds so many in first..last as delivered and unsettled */
+    bool beyond;                   /* and lacks what it does not know to have been delivered: one must come at least */
+    bool certainly;                /* there is no room, as was seen */
+};
+bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing);
 /* ack_all. Certain: all that the broker delivered and holds as unsettled was handed to the core, `consumer_seq` is the
  * broker's count of the last of it, and what follows is handed over without a gap, until said otherwise. Before the
  * first call it is not. [loop] */
@@ -342,6 +351,7 @@ struct ev_host_tap {
     bool (*holds)(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq);
     uint32_t (*unsettled)(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last);
     void (*gather)(struct ev_host *host, struct evbus_sub *sub, bool on);
+    bool (*let_go)(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing);
     void (*active)(struct ev_host *host, struct evbus_sub *sub, bool active);
     void (*quiet)(struct ev_host *host, struct evbus_sub *sub);
     void (*consumer_lost)(struct ev_host *host, struct evbus_sub *sub, evbus_status cause, const char *text);

@@ -96,6 +96,14 @@ void ev_hand_back(evbus *bus, evbus_msg *m)
     ev_held_free(bus, m);
 }
 
+void ev_let_go(evbus *bus, evbus_msg *m)
+{
+    note_not_given(m->sub, m->stream_seq);
+    ev_frontier_absent(&m->sub->frontier, m->stream_seq);
+    ev_count(&bus->n.handed_back, 1);
+    ev_held_free(bus, m);
+}
+
 void ev_settle_again(evbus *bus)
 {
     evbus_msg *m = bus->in.unsettled;

@@ -104,6 +104,7 @@ void ev_dispatch_rebound(evbus *bus, struct evbus_sub *sub);
 /* While on, its messages are put in the order of the stream as they come, and none starts. Then the ordinals are that
  * order, and what is due starts. */
 void ev_dispatch_gather(evbus *bus, struct evbus_sub *sub, bool on, int64_t now);
+bool ev_dispatch_let_go(evbus *bus, struct evbus_sub *sub, const struct ev_missing *missing, int64_t now);
 /* Stops pulling. Envelopes that were not started are handed back once nothing is under way any more, each aggregate's in
  * order and after its running head; plain messages, which cannot be, are still handled
  * unless `force`. May be called again with force. The subscription has ended when its `held` is 0. */
@@ -176,6 +177,7 @@ bool ev_frontier_recall(struct evbus_sub *sub);
 bool ev_tell(evbus *bus, const struct evbus_sub *sub, void *token, enum ev_settle verb, int64_t delay_ns);
 void ev_settle_again(evbus *bus);                                                  /* what could not be told before */
 void ev_settle(evbus *bus, evbus_msg *msg, enum ev_settle verb, int64_t delay_ns); /* and frees it when told */
+void ev_let_go(evbus *bus, evbus_msg *msg);    /* not started, and the backend asks for it again; frees it */
 void ev_hand_back(evbus *bus, evbus_msg *msg); /* not started: the broker gets it again; frees it */
 
 /* A dead letter's fate. */

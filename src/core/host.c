@@ -152,6 +152,15 @@ void ev_host_gather(struct ev_host *host, struct evbus_sub *sub, bool on)
     ev_dispatch_gather(bus, sub, on, ev_now(bus));
 }
 
+bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing)
+{
+    if (host->tap)
+        return host->tap->let_go(host, sub, missing);
+    evbus *bus = ev_bus_of(host);
+
+    return ev_dispatch_let_go(bus, sub, missing, ev_now(bus));
+}
+
 void ev_host_consumer_lost(struct ev_host *host, struct evbus_sub *sub, evbus_status cause, const char *text)
 {
     if (host->tap) {

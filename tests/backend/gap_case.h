@@ -66,7 +66,7 @@ static inline uint32_t most_runs(const struct ledger *l)
 
 struct counted {
     struct ev_command command;
-    uint64_t gaps, told, off, slow, gathered;
+    uint64_t gaps, told, off, slow, gathered, let_go;
     _Atomic(uint32_t) done;
 };
 
@@ -80,6 +80,7 @@ static inline void count_on_loop(evbus *bus, struct ev_command *command)
     n->off = c->gaps_off;
     n->slow = c->gaps_slow;
     n->gathered = c->gaps_gathered;
+    n->let_go = c->gaps_let_go;
     atomic_store(&n->done, 1);
 }
 
@@ -108,8 +109,9 @@ static inline int tear_down(void **state)
     return case_tear_down(state);
 }
 
-/* A bus behind the proxy. Links end when the test says so, not by a heartbeat. */
-static inline evbus *open_behind_proxy(struct nats_case *c, const char *user, const char *password)
+/* A bus behind the proxy. Links end when the test says so, not by a heartbeat. held_max, 0: the usual. */
+static inline evbus *open_small_behind_proxy(struct nats_case *c, const char *user, const char *password,
+                                             uint32_t held_max)
 {
     static const struct suite_backend behind = {.name = "nats", .url = proxy_url};
     const struct suite_backend *before = c->s.backend;
@@ -117,6 +119,7 @@ static inline evbus *open_behind_proxy(struct nats_case *c, const char *user, co
                           .reconnect_min_ms = 1,
                           .reconnect_max_ms = 5,
                           .heartbeat_ms = 20000,
+                          .held_max = held_max,
                           .user = user,
                           .password = password};
 
@@ -127,6 +130,11 @@ static inline evbus *open_behind_proxy(struct nats_case *c, const char *user, co
     evbus *bus = suite_open(&c->s, &o);
     c->s.backend = before;
     return bus;
+}
+
+static inline evbus *open_behind_proxy(struct nats_case *c, const char *user, const char *password)
+{
+    return open_small_behind_proxy(c, user, password, 0);
 }
 
 /* Versions 1..versions of all aggregates, stored. */

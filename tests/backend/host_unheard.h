@@ -25,6 +25,12 @@ void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
     (void)host, (void)sub, (void)stream_seq;
 }
 
+bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing)
+{
+    (void)host, (void)sub;
+    return missing->certainly;
+}
+
 void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
 {
     (void)host, (void)sub, (void)certain, (void)consumer_seq;

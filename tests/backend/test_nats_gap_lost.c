@@ -80,6 +80,109 @@ static void test_gap_waits_for_what_was_lost_among_others_with_frontier_acks(voi
     loses_on_the_way(*state, EVBUS_ACK_FRONTIER, 0, true);
 }
 
+/* What comes after them fills the room that they would need: here of the whole bus, which holds no more than the 16 that it
+ * asked for; and the link is slow, so that all of those are here before the rule can end it. */
+static void makes_room(struct nats_case *c, evbus_ack_mode mode)
+{
+    struct ledger *ledger = new_ledger(0);
+    uint32_t distinct = AGGREGATES;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = open_small_behind_proxy(c, NULL, NULL, 16);
+    struct counted command = {.command.run = be_one_of_several};
+    ev_loop_post(bus, &command.command);
+    await_count(&command.done, 1);
+    (void)take(bus, ledger,
+               EVBUS_OPTS(evbus_sub_opts, .ack_mode = mode, .deliveries_max = EVBUS_FOREVER, .inflight_max = 32));
+    evbus *publisher = publish_all(c, 1);
+    await_count(&ledger->distinct, distinct);
+    await_settled(c);
+    proxy_delay(proxy, 50);
+    for (int64_t round = 0; round < 3; round++) {
+        natsSubscription *foreign = pull_some(c, 16);
+        await_pulls(c, 2);
+        suite_publish_many(publisher, TOPIC, "agg-", 3, 2 + round * 30, 31 + round * 30);
+        lose_some(foreign, 16);
+        distinct += 3 * 30;
+        await_count(&ledger->distinct, distinct);
+        await_settled(c);
+    }
+    proxy_delay(proxy, 0);
+    assert_int_equal(ledger->skipped, 0);
+    assert_int_equal(most_runs(ledger), 1);
+    assert_in_range(counted(bus).let_go, 1, UINT64_MAX);
+}
+
+static void test_gap_makes_room_for_what_was_lost_on_the_way(void **state)
+{
+    makes_room(*state, EVBUS_ACK_EACH);
+}
+
+static void test_gap_makes_room_for_what_was_lost_on_the_way_with_frontier_acks(void **state)
+{
+    makes_room(*state, EVBUS_ACK_FRONTIER);
+}
+
+struct looked {
+    evbus *bus;
+    uint64_t gaps;
+};
+
+static bool has_looked(void *arg)
+{
+    const struct looked *l = arg;
+
+    return counted(l->bus).gaps >= l->gaps;
+}
+
+static void await_gaps(evbus *bus, uint64_t gaps)
+{
+    struct looked l = {bus, gaps};
+
+    assert_true(wait_until(has_looked, &l, wait_patience_ms()));
+}
+
+/* The same, right after a count that left one out and for which nothing had to be asked (its client had settled it): what a cluster
+ * loses it loses in bursts, while servers come and go. */
+static void test_gap_waits_for_what_was_lost_right_after_a_false_alarm(void **state)
+{
+    struct nats_case *c = *state;
+    struct ledger *ledger = new_ledger(0);
+    natsMsg *msg = NULL, *answer = NULL;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    struct counted command = {.command.run = be_one_of_several};
+    ev_loop_post(bus, &command.command);
+    await_count(&command.done, 1);
+    (void)take(bus, ledger, EVBUS_OPTS(evbus_sub_opts, .deliveries_max = EVBUS_FOREVER));
+    evbus *publisher = publish_all(c, 1);
+    await_count(&ledger->distinct, AGGREGATES);
+    await_settled(c);
+    for (int64_t round = 0; round < 5; round++) {
+        const uint64_t gaps = counted(bus).gaps;
+        natsSubscription *settles = pull_some(c, 1);
+        await_pulls(c, 2);
+        suite_publish_many(publisher, TOPIC, "agg-", 2, 1, 1); /* again: one each */
+        assert_int_equal(natsSubscription_NextMsg(&msg, settles, wait_patience_ms()), NATS_OK);
+        assert_int_equal(
+            natsConnection_RequestString(&answer, c->nc, natsMsg_GetReply(msg), "+ACK", wait_patience_ms()), NATS_OK);
+        natsMsg_Destroy(answer);
+        natsMsg_Destroy(msg);
+        natsSubscription_Destroy(settles);
+        suite_publish(publisher, TOPIC, "agg-0", 1); /* shows it */
+        await_gaps(bus, gaps + 1);
+        await_settled(c);
+        natsSubscription *loses = pull_some(c, 20);
+        await_pulls(c, 2);
+        suite_publish_many(publisher, TOPIC, "agg-", AGGREGATES, 2 + round * 4, 5 + round * 4);
+        lose_some(loses, 20);
+        await_count(&ledger->distinct, AGGREGATES * (uint32_t)(5 + round * 4));
+        await_settled(c);
+    }
+    assert_int_equal(ledger->skipped, 0);
+}
+
 static bool is_told(void *bus)
 {
     return counted(bus).told >= 20;
@@ -151,6 +254,9 @@ int main(int argc, char **argv)
         GAP_CASE(test_gap_waits_for_what_was_lost_on_the_way_with_frontier_acks),
         GAP_CASE(test_gap_waits_for_what_a_leader_behind_its_replicas_does_not_count),
         GAP_CASE(test_gap_waits_for_what_was_lost_among_others_with_frontier_acks),
+        GAP_CASE(test_gap_makes_room_for_what_was_lost_on_the_way),
+        GAP_CASE(test_gap_makes_room_for_what_was_lost_on_the_way_with_frontier_acks),
+        GAP_CASE(test_gap_waits_for_what_was_lost_right_after_a_false_alarm),
         GAP_CASE(test_gap_waits_while_nothing_comes),
         GAP_CASE(test_gap_waits_for_its_own_pulls),
     };
