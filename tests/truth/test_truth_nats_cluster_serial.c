@@ -50,7 +50,8 @@ static bool three_replicas_work(void *arg)
 
 struct leader {
     char name[16];
-    char replicas[160]; /* what it says of the others */
+    char absent[16];    /* another one, not heard of for long */
+    char replicas[256]; /* what it says of the others */
 };
 
 /* It takes part, with all that is committed but a moment's. Under load one that keeps up is seldom "current", which means that
@@ -74,10 +75,13 @@ static bool led(void *arg)
     if (info->Cluster && info->Cluster->Leader && info->Cluster->ReplicasLen == NATS_NODES - 1) {
         int len = 0;
         (void)snprintf(l->name, sizeof l->name, "%s", info->Cluster->Leader);
+        l->absent[0] = 0;
         ok = true;
         for (int i = 0; i < info->Cluster->ReplicasLen; i++) {
             const jsPeerInfo *r = info->Cluster->Replicas[i];
             ok = ok && takes_part(r);
+            if (r->Active > INT64_C(15000000000))
+                (void)snprintf(l->absent, sizeof l->absent, "%s", r->Name);
             len += snprintf(l->replicas + len, sizeof l->replicas - (size_t)len,
                             "; %.8s: %s%sheard of %" PRId64 " ms ago, lag %" PRIu64, r->Name,
                             r->Offline ? "offline, " : "", r->Current ? "current, " : "", r->Active / 1000000, r->Lag);
@@ -87,11 +91,23 @@ static bool led(void *arg)
     return ok;
 }
 
+/* nats-server 2.10.27 that was killed under load now and then comes back without the stream: it runs, is not offline, and its
+ * leader does not hear of it for minutes (seen: 130 s, 159,753 entries behind). Killing another one then would stop the cluster, so it is
+ * started once more, as an operator would. */
 static struct nats_server *the_leader(char name[16])
 {
     struct leader l = {.name = "nobody"};
+    bool back = wait_until(led, &l, 3 * wait_patience_ms());
 
-    if (!wait_until(led, &l, 6 * wait_patience_ms()))
+    for (int i = 0; i < 3 && !back && l.absent[0]; i++) {
+        struct nats_server *absent = nats_cluster_node(&cluster, l.absent);
+        print_message("%s runs and does not take part: started once more%s\n", l.absent, l.replicas);
+        assert_non_null(absent);
+        nats_server_kill(absent);
+        assert_true(nats_server_restart(absent));
+        back = wait_until(led, &l, 3 * wait_patience_ms());
+    }
+    if (!back)
         fail_msg("the replicas do not come back; leader %s%s", l.name, l.replicas);
     (void)snprintf(name, 16, "%s", l.name);
     struct nats_server *node = nats_cluster_node(&cluster, name);
