@@ -6,50 +6,110 @@
 
 #include <string.h>
 
-/* The first hole that ends at or after `seq`. */
+/* Room for as many holes at first. */
+#define FIRST_HOLES 16u
+
+/* The first hole that ends at or after `seq`. What is new lies behind all of them: that is found at once. */
 static uint32_t place(const struct ev_span *s, uint64_t seq)
 {
-    uint32_t i = 0;
+    uint32_t low = 0, high = s->count;
 
-    while (i < s->count && s->holes[i].last < seq)
-        i++;
-    return i;
+    if (high == 0 || s->holes[high - 1].last < seq)
+        return high;
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (s->holes[middle].last < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
 }
 
-static void remove_at(struct ev_span *s, uint32_t i)
+static void remove_at(struct ev_span *s, uint32_t i, uint32_t n)
 {
-    memmove(&s->holes[i], &s->holes[i + 1], (s->count - i - 1) * sizeof s->holes[0]);
-    s->count--;
+    memmove(&s->holes[i], &s->holes[i + n], (s->count - i - n) * sizeof s->holes[0]);
+    s->count -= n;
 }
 
-/* Makes room for one at `i`: the two that lie closest to each other become one. Returns where `i` is then. */
-static uint32_t make_room(struct ev_span *s, uint32_t i)
+/* Those that lie no farther from each other than `distance` become one, the lowest first, until `few` are left. */
+static uint64_t join(struct ev_span *s, uint64_t distance, uint32_t few)
 {
-    uint32_t best = 0;
+    uint64_t nearest = UINT64_MAX;
+    uint32_t kept = 0;
 
-    if (s->count < EV_SPAN_HOLES)
-        return i;
-    for (uint32_t k = 1; k + 1 < s->count; k++)
-        if (s->holes[k + 1].first - s->holes[k].last < s->holes[best + 1].first - s->holes[best].last)
-            best = k;
-    s->holes[best].last = s->holes[best + 1].last;
-    remove_at(s, best + 1);
-    return i > best ? i - 1 : i;
+    for (uint32_t i = 1, left = s->count; i < s->count; i++) {
+        const uint64_t apart = s->holes[i].first - s->holes[kept].last;
+        if (apart <= distance && left > few) {
+            s->holes[kept].last = s->holes[i].last;
+            left--;
+            continue;
+        }
+        nearest = apart < nearest ? apart : nearest;
+        s->holes[++kept] = s->holes[i];
+    }
+    s->count = kept + 1;
+    return nearest;
+}
+
+/* An eighth of them goes, those with the least between them first: one by one it would be a walk over all for each delivery
+ * where other topics share the stream. */
+static void thin_out(struct ev_span *s)
+{
+    const uint32_t few = s->count - s->count / 8;
+
+    for (uint64_t distance = join(s, 0, few); s->count > few;
+         distance = distance > UINT64_MAX / 2 ? UINT64_MAX : distance * 2)
+        (void)join(s, distance, few);
+}
+
+/* Room for one more: of memory, or made by joining. False: neither, so never once there was a hole. */
+static bool make_room(struct ev_span *s)
+{
+    const uint32_t most = s->most > EV_SPAN_HOLES ? s->most : EV_SPAN_HOLES;
+    uint32_t more = s->room ? s->room * 2 : FIRST_HOLES;
+
+    if (s->count < s->room)
+        return true;
+    more = more < most ? more : most;
+    struct ev_span_hole *holes = more > s->room ? ev_realloc(s->holes, more * sizeof *holes) : NULL;
+    if (holes) {
+        s->holes = holes;
+        s->room = more;
+    } else if (s->count > 0) {
+        thin_out(s);
+    }
+    return s->count < s->room;
+}
+
+/* All that it touches become one with it. False: there are none. */
+static bool widen(struct ev_span *s, uint64_t first, uint64_t last)
+{
+    const uint32_t i = place(s, first - 1);
+    uint32_t n = 0;
+
+    for (; i + n < s->count && s->holes[i + n].first <= last + 1; n++) {
+        first = s->holes[i + n].first < first ? s->holes[i + n].first : first;
+        last = s->holes[i + n].last > last ? s->holes[i + n].last : last;
+    }
+    if (n == 0)
+        return false;
+    s->holes[i].first = first;
+    s->holes[i].last = last;
+    remove_at(s, i + 1, n - 1);
+    return true;
 }
 
 /* False: no memory; never once there was a hole. */
 static bool dig(struct ev_span *s, uint64_t first, uint64_t last)
 {
-    if (!s->holes && !(s->holes = ev_calloc(EV_SPAN_HOLES, sizeof s->holes[0])))
+    if (widen(s, first, last))
+        return true;
+    if (!make_room(s))
         return false;
-    uint32_t i = make_room(s, place(s, first));
-
-    /* All that it touches become one with it. */
-    while (i < s->count && s->holes[i].first <= last) {
-        first = s->holes[i].first < first ? s->holes[i].first : first;
-        last = s->holes[i].last > last ? s->holes[i].last : last;
-        remove_at(s, i);
-    }
+    if (widen(s, first, last)) /* one that was made by joining */
+        return true;
+    const uint32_t i = place(s, first);
     memmove(&s->holes[i + 1], &s->holes[i], (s->count - i) * sizeof s->holes[0]);
     s->holes[i].first = first;
     s->holes[i].last = last;
@@ -65,7 +125,7 @@ static void fill(struct ev_span *s, uint64_t seq)
         return;
     const uint64_t last = s->holes[i].last;
     if (s->holes[i].first == seq && last == seq) {
-        remove_at(s, i);
+        remove_at(s, i, 1);
     } else if (s->holes[i].first == seq) {
         s->holes[i].first++;
     } else {
@@ -79,6 +139,7 @@ void ev_span_fini(struct ev_span *s)
 {
     ev_free(s->holes);
     s->holes = NULL;
+    s->room = s->count = 0;
 }
 
 void ev_span_count(struct ev_span *s, uint64_t consumer_seq, bool *ret_in_a_row)

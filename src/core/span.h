@@ -6,8 +6,12 @@
  *
  * The broker counts deliveries. Two in a row: whatever sequences lie between are not of this consumer. A count left out:
  * something was lost or went to another member, so what lies between is a hole, as is what was handed back. A hole only
- * ever leads to a message being run, never to its loss; so when there are too many, two become one, and without memory for
+ * ever leads to a message being run, never to its loss; so when there are too many, some become one, and without memory for
  * them less is known.
+ *
+ * How many there may be: what a member is given at the beginning of its turn is what those before it left unsettled, here
+ * and there between what they settled; later, what was lost on its way or handed back. Either is what the broker counts as
+ * delivered and not settled, of which it lets there be no more than the window: `most` is twice that.
  *
  * A sequence in the span stored later than `top` was: the broker lost the end of its stream and uses it again. Nothing
  * is known then any more.
@@ -18,18 +22,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define EV_SPAN_HOLES 64u
+#define EV_SPAN_HOLES 64u /* or `most`, if that is more */
 
 struct ev_span {
     uint64_t bottom, top; /* 0: nothing yet */
     int64_t top_ns;       /* when `top` was stored */
     uint64_t floor;       /* before the first: all up to there was settled, by those before us */
     uint64_t last;        /* the broker's count of the last delivery */
-    uint32_t count;
+    uint32_t most;        /* holes; set before the first delivery */
+    uint32_t count, room;
     bool missed; /* a count was left out since `top` came: whatever came again in between does not make up for it */
     struct ev_span_hole {
         uint64_t first, last;
-    } * holes; /* EV_SPAN_HOLES, made for the first one; ascending, apart from each other */
+    } * holes; /* of the first `room` there is memory, made when it is needed; ascending, apart from each other */
 };
 
 /* Zeroed is initialised. */

@@ -118,9 +118,10 @@ static inline uint32_t ev_sub_window(const struct evbus_sub *sub)
 void ev_sub_consumer_name(const struct evbus_sub *sub, char out[EV_NAME_MAX]);
 
 /* `past`, made if it is not there. False: no memory. [loop] */
+bool ev_sub_make_past(struct evbus_sub *sub);
 static inline bool ev_sub_has_past(struct evbus_sub *sub)
 {
-    return sub->past || (sub->past = ev_calloc(1, sizeof *sub->past)) != NULL;
+    return sub->past || ev_sub_make_past(sub);
 }
 
 /* Nothing is known any more of what came: ev_span_forget. [loop] */

@@ -179,6 +179,16 @@ static evbus_status bind(struct evbus_sub *sub, int64_t deadline, void **ret)
 
 /* ---- Subscribe --------------------------------------------------------------------------------------------------- */
 
+bool ev_sub_make_past(struct evbus_sub *sub)
+{
+    struct ev_past *past = ev_calloc(1, sizeof *past);
+
+    if (past && sub->consumer.exclusive) /* of others nothing is concluded: the least will do */
+        past->span.most = past->given.most = ev_sub_window(sub) * 2;
+    sub->past = past;
+    return past != NULL;
+}
+
 static void sub_free(struct evbus_sub *sub)
 {
     if (sub->past) {

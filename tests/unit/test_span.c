@@ -174,14 +174,84 @@ static void test_span_claims_less_without_memory(void **state)
     ev_alloc_fail_after(0);
 }
 
-/* Against a plain set: what it claims to have came, and with few holes it has all that came. */
-static void test_span_never_claims_what_did_not_come(void **state)
+/* A member's turn begins with what those before it left, here and there between what they settled, and what it settled of
+ * that it knows however much it settles after. */
+static void test_span_remembers_what_was_left_here_and_there(void **state)
+{
+    enum { WINDOW = 1000 };
+
+    (void)state;
+    span.most = WINDOW * 2;
+    ev_span_settled(&span, 100);
+    for (uint64_t seq = 103; seq < 103 + 3 * WINDOW; seq += 3)
+        deliver(seq, 1); /* two between settled by those before; as if another member had been given them */
+    for (uint64_t seq = 103 + 3 * WINDOW; seq < 50000; seq++)
+        deliver(seq, seq == 103 + 3 * WINDOW ? 1 : 0);
+    for (uint64_t seq = 101; seq < 103 + 3 * WINDOW; seq++)
+        assert_int_equal(has(seq), seq % 3 == 1);
+    for (uint64_t seq = 49999; seq > 49999 - 2 * (WINDOW - 1); seq -= 2) /* as many are out, and handed back */
+        ev_span_hand_back(&span, seq);
+    assert_true(has(103) && has(100 + 3 * WINDOW) && has(49998));
+    assert_false(has(49999) || has(104));
+}
+
+/* Handed back one after the other, many are one hole. */
+static void test_span_holes_side_by_side_are_one(void **state)
+{
+    (void)state;
+    for (uint64_t seq = 1; seq <= 1000; seq++)
+        deliver(seq, 0);
+    for (uint64_t seq = 301; seq <= 900; seq += 2)
+        ev_span_hand_back(&span, seq < 600 ? seq : 1500 - seq);
+    for (uint64_t seq = 302; seq <= 900; seq += 2)
+        ev_span_hand_back(&span, seq);
+    assert_int_equal(span.count, 1);
+    assert_true(has(300) && has(901));
+    assert_false(has(301) || has(600) || has(900));
+}
+
+/* More than there may be, or than there is memory for: those with the least between them become one, the latest last. */
+static void test_span_keeps_the_widest_of_what_it_cannot_keep(void **state)
+{
+    (void)state;
+    for (uint64_t seq = 1; seq <= 20000; seq += 2)
+        deliver(seq, 1);
+    assert_in_range(span.count, EV_SPAN_HOLES / 2, EV_SPAN_HOLES);
+    assert_true(has(19999) && has(19997) && !has(19998));
+    for (uint64_t seq = 20001; seq <= 21000; seq++)
+        deliver(seq, 0);
+    for (uint64_t seq = 21002; seq <= 40000; seq += 2)
+        deliver(seq, 1);
+    assert_true(has(20001) && has(21000) && has(40000));
+    assert_false(has(39999) || has(21001));
+}
+
+static void test_span_does_with_the_memory_there_is(void **state)
+{
+    uint64_t seq;
+
+    (void)state;
+    span.most = 4096;
+    for (seq = 1; span.count == 0 || span.count < span.room; seq += 2)
+        deliver(seq, 1);
+    const uint32_t room = span.room;
+    ev_alloc_fail_after(1);
+    deliver(seq, 1);
+    ev_alloc_fail_after(0);
+    assert_int_equal(span.room, room);
+    assert_in_range(span.count, 1, room);
+    assert_true(has(seq) && has(seq - 2));
+    assert_false(has(seq - 1) || has(2));
+}
+
+/* Against a plain set: what it claims to have came, and with room for all holes it has all that came. */
+static void compare_with_a_set(uint32_t most)
 {
     enum { N = 20000 };
     static bool came[N + 1];
     uint64_t rng = 88172645463325252u, seq = 1;
 
-    (void)state;
+    span.most = most;
     memset(came, 0, sizeof came);
     for (int i = 0; i < 12000 && seq <= N; i++) {
         rng ^= rng << 13;
@@ -208,13 +278,26 @@ static void test_span_never_claims_what_did_not_come(void **state)
             deliver(seq, 0);
             came[seq++] = true;
         }
-        assert_true(span.count <= EV_SPAN_HOLES);
+        assert_true(span.count <= (most > EV_SPAN_HOLES ? most : EV_SPAN_HOLES));
         for (uint32_t h = 1; h < span.count; h++)
-            assert_true(span.holes[h - 1].last < span.holes[h].first);
+            assert_true(span.holes[h - 1].last + 1 < span.holes[h].first);
     }
     for (uint64_t s = 1; s < seq; s++)
-        assert_true(!has(s) || came[s]);
+        assert_true(has(s) == came[s] || (!has(s) && span.count + most / 8 >= most));
     assert_true(seq > 5000);
+}
+
+static void test_span_never_claims_what_did_not_come(void **state)
+{
+    (void)state;
+    compare_with_a_set(0);
+}
+
+static void test_span_knows_all_with_room_for_it(void **state)
+{
+    (void)state;
+    compare_with_a_set(5000);
+    assert_in_range(span.count, EV_SPAN_HOLES * 2, 4000); /* many, but there was room */
 }
 
 int main(void)
@@ -229,7 +312,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_span_begins_above_what_others_settled, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_doubts_what_others_settled, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_claims_less_without_memory, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_remembers_what_was_left_here_and_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_holes_side_by_side_are_one, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_keeps_the_widest_of_what_it_cannot_keep, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_does_with_the_memory_there_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_span_never_claims_what_did_not_come, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_span_knows_all_with_room_for_it, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
