@@ -116,10 +116,10 @@ struct ev_nats_binding {
     bool durable, ack;
     bool exclusive; /* the gap rule is for it */
     bool ack_all;   /* frontier acks */
-    bool fresh;     /* bind made the consumer: nothing was delivered before */
     int64_t ack_wait_ns;
 
     /* [loop] */
+    bool fresh; /* bind made the consumer, and we have had no turn that ended: nothing was delivered before */
     bool attached;
     bool pulled;     /* in this link */
     bool lost;       /* the core was told: no more pulls */

@@ -181,6 +181,7 @@ static void activate(struct ev_nats *st, struct ev_nats_holding *h)
 static void fence(struct ev_nats *st, struct ev_nats_binding *b)
 {
     b->active = false;
+    b->fresh = false; /* in this turn something may have been delivered */
     ev_nats_gap_end(st, b);
     ev_nats_frontier_doubt(st, b);
     if (b->attached && b->out_msgs > 0)
