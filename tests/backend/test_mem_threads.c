@@ -12,7 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define WAIT_MAX (2 * EV_SEC) /* far more than any wake-up takes: a wait that ends by it has missed one */
+#define WAIT_MAX                                                                                                       \
+    (wait_patience_ms() / 2 * EV_MS) /* more than a busy machine takes: a wait that ends by it missed a wake-up */
 
 /* Short under a sanitizer. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
