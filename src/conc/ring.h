@@ -26,7 +26,7 @@
  *
  * Progress  push, pop: lock-free, and never wait for a stalled thread: a producer stalled between claim and publish
  *           makes pop return false (also when later positions are full); a stalled consumer makes push return false.
- *           push_one, pop_one: wait-free.  empty: lock-free (goes round only when the head has moved).
+ *           push_one, pop_one, peek_one: wait-free.  empty: lock-free (goes round only when the head has moved).
  *
  * Excludes    push  push_one  pop  pop_one  empty      X: the caller must exclude it; -: may run at the same time
  *   push        -      X       -      -       -
@@ -151,6 +151,18 @@ static inline bool ev_ring_pop_one(struct ev_ring *ring, void **ret_item)
     ev_store_relaxed(&ring->head, position + 1); /* own field */
     *ret_item = ev_ring_empty_cell_(ring, cell, position);
     return true;
+}
+
+/* What the `ahead`th ev_ring_pop_one from now will give, for the thread that makes them. NULL: not there yet. */
+static inline const void *ev_ring_peek_one(struct ev_ring *ring, uint64_t ahead)
+{
+    const uint64_t position = ev_load_relaxed(&ring->head) + ahead; /* own field */
+    struct ev_ring_cell *cell = &ring->cells[position & ring->mask];
+
+    if (ev_load_acquire(&cell->seq) != position + 1) /* A2 */
+        return NULL;
+    EV_READS(&cell->item);
+    return cell->item;
 }
 
 /*

@@ -20,7 +20,7 @@
  *
  * Holds     each number is in the stack at most once. The count of pops would have to wrap (2^40) while a thread stands
  *           still between its load and its exchange, and come out the same.
- * Checked   tests/unit/test_stack.c, tests/model/test_stack.c, tests/model/test_slots.c
+ * Checked   tests/model/test_stack.c, tests/model/test_slots.c
  */
 #ifndef EV_CONC_STACK_H
 #define EV_CONC_STACK_H
@@ -65,16 +65,39 @@ static inline struct ev_stack_link *ev_stack_link_(const struct ev_stack *stack,
     return (struct ev_stack_link *)(void *)(stack->places + number * stack->stride);
 }
 
-static inline void ev_stack_push(struct ev_stack *stack, uint32_t number)
+/* Places that are not in the stack yet, tied by their links: they go in by one exchange. One thread's; zeroed: empty. */
+struct ev_stack_row {
+    uint32_t top, bottom; /* numbers */
+    uint32_t count;
+};
+
+static inline void ev_stack_row_add(const struct ev_stack *stack, struct ev_stack_row *row, uint32_t number)
 {
-    struct ev_stack_link *link = ev_stack_link_(stack, number);
+    ev_store_relaxed(&ev_stack_link_(stack, number)->below, row->count ? row->top + 1 : 0); /* published by Q1 */
+    row->bottom = row->count ? row->bottom : number;
+    row->top = number;
+    row->count++;
+}
+
+/* What is in the row; it is empty afterwards. */
+static inline void ev_stack_push_row(struct ev_stack *stack, struct ev_stack_row *row)
+{
+    struct ev_stack_link *bottom = ev_stack_link_(stack, row->bottom);
     uint64_t seen = ev_load_relaxed(&stack->top); /* hint: the exchange checks it */
     uint64_t next;
 
+    if (row->count == 0)
+        return;
     do {
-        ev_store_relaxed(&link->below, (uint32_t)(seen & EV_STACK_NUMBER)); /* published by Q1 */
-        next = (seen & ~EV_STACK_NUMBER) | (number + 1);
+        ev_store_relaxed(&bottom->below, (uint32_t)(seen & EV_STACK_NUMBER)); /* published by Q1 */
+        next = (seen & ~EV_STACK_NUMBER) | (row->top + 1);
     } while (!ev_cas_seqcst(&stack->top, &seen, next)); /* Q1, Q3 */
+    row->count = 0;
+}
+
+static inline void ev_stack_push(struct ev_stack *stack, uint32_t number)
+{
+    ev_stack_push_row(stack, &(struct ev_stack_row){.top = number, .bottom = number, .count = 1});
 }
 
 /* False: empty. */
@@ -96,6 +119,15 @@ static inline bool ev_stack_pop(struct ev_stack *stack, uint32_t *ret_number)
     } while (!ev_cas_seqcst(&stack->top, &seen, next)); /* Q2 */
     *ret_number = number;
     return true;
+}
+
+/* What a pop would give now: by the time it is used another may have taken it. False: empty. */
+static inline bool ev_stack_peek(struct ev_stack *stack, uint32_t *ret_number)
+{
+    const uint64_t seen = ev_load_relaxed(&stack->top); /* hint */
+
+    *ret_number = (uint32_t)(seen & EV_STACK_NUMBER) - 1;
+    return (seen & EV_STACK_NUMBER) != 0;
 }
 
 /* Places taken so far, modulo 2^40: for statistics, others go on. */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define TAKE_PER_TURN 512
+#define FETCHED_MAX 1024u
 #define CHECK_STEP (20 * EV_MS)
 #define PROBE_MIN (100 * EV_MS)
 #define PROBE_SPREAD (150 * EV_MS)
@@ -188,12 +189,26 @@ void ev_outbound_submit(evbus *bus, struct ev_slot *slot, int64_t now)
     }
 }
 
+/* Slots and bytes come from another processor's cache: the slot after the next, and the bytes of the next, are fetched
+ * while this one is sent. */
+__attribute__((always_inline)) static inline void fetch_submitted(struct ev_ring *submit)
+{
+    const struct ev_slot *next = ev_ring_peek_one(submit, 0);
+    const char *after = next ? ev_ring_peek_one(submit, 1) : NULL;
+
+    for (uint32_t at = 0; after && at < 3 * EV_CACHELINE; at += EV_CACHELINE)
+        __builtin_prefetch(after + at, 1);
+    for (uint32_t at = 0; next && at < next->data + next->data_len && at < FETCHED_MAX; at += EV_CACHELINE)
+        __builtin_prefetch(next->buf + at);
+}
+
 static bool take_submitted(evbus *bus, int64_t now)
 {
     uint32_t n = 0;
     void *item;
 
     while (n < TAKE_PER_TURN && !bus->out.full && ev_ring_pop_one(&bus->slots.submit, &item)) { /* P2 */
+        fetch_submitted(&bus->slots.submit);
         ev_outbound_submit(bus, item, now);
         n++;
     }
@@ -574,4 +589,5 @@ void ev_outbound_end(evbus *bus, int64_t now)
             give_up(bus, slot, EVBUS_CLOSED, "the bus was shut down before it could be sent", now);
         }
     }
+    ev_slots_put_back(bus);
 }

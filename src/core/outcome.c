@@ -107,6 +107,5 @@ void ev_outcome(evbus *bus, struct ev_slot *slot)
             return;
         }
     }
-    ev_slot_give_back(bus, slot);
-    bus->slots.released++;
+    ev_slot_release(bus, slot);
 }

@@ -6,6 +6,7 @@
 #define KEEP_BUFFER 16384 /* a larger buffer is freed with its message */
 #define FIRST_BUFFER 1024
 #define LETTERS EV_SIZE(64, 1)
+#define ROW EV_SIZE(32u, 2u)
 #define WAKE_PAUSE EV_MS /* publishers wait at most that long beside free places that nobody uses up */
 #define WOKEN_AT_ONCE EV_SIZE(4u, 1u)
 
@@ -17,7 +18,8 @@ evbus_status ev_slots_init(evbus *bus)
     s->count = bus->cfg.o.publish_inflight_max;
     s->letters = LETTERS;
     s->all = ev_aligned(EV_CACHELINE, (s->count + s->letters) * sizeof *s->all);
-    if (!s->all)
+    s->bytes = ev_calloc(s->count + s->letters, sizeof *s->bytes);
+    if (!s->all || !s->bytes)
         return ev_fail(EVBUS_NOMEM, "out of memory for %u publish slots", s->count);
     if ((st = ev_ring_init(&s->submit, s->count)) != EVBUS_OK)
         return st;
@@ -48,7 +50,9 @@ void ev_slots_fini(evbus *bus)
         ev_free(s->all[i].detail);
     }
     ev_free(s->all);
+    ev_free(s->bytes);
     s->all = NULL;
+    s->bytes = NULL;
     ev_ring_fini(&s->submit);
 }
 
@@ -63,6 +67,23 @@ static bool charge(evbus *bus, uint32_t size)
     return false;
 }
 
+/* A window later a slot and its bytes are out of this processor's cache. The place that is on top now is most likely the
+ * next that is taken: it is fetched while this one is filled. Inlined always, for gcc 12 leaves out the call of a function
+ * that does nothing else. */
+__attribute__((always_inline)) static inline void fetch_next(struct ev_slots *s, uint32_t size)
+{
+    uint32_t number;
+
+    if (!ev_stack_peek(&s->free, &number))
+        return;
+    const char *slot = (const char *)&s->all[number];
+    for (uint32_t at = 0; at < 3 * EV_CACHELINE; at += EV_CACHELINE)
+        __builtin_prefetch(slot + at, 1);
+    const char *bytes = ev_load_relaxed(&s->bytes[number]); /* hint */
+    for (uint32_t at = 0; at < size && at < FIRST_BUFFER; at += EV_CACHELINE)
+        __builtin_prefetch(bytes + at, 1);
+}
+
 static struct ev_slot *try_take(evbus *bus, uint32_t size)
 {
     uint32_t number;
@@ -71,6 +92,7 @@ static struct ev_slot *try_take(evbus *bus, uint32_t size)
         return NULL;
     if (ev_stack_pop(&bus->slots.free, &number)) { /* P6 */
         struct ev_slot *slot = &bus->slots.all[number];
+        fetch_next(&bus->slots, size);
         slot->charged = size;
         return slot;
     }
@@ -130,6 +152,7 @@ static evbus_status fit(evbus *bus, struct ev_slot *slot, uint32_t size)
     ev_free(slot->buf);
     slot->buf = buf;
     slot->cap = cap;
+    ev_store_relaxed(&bus->slots.bytes[slot->index], buf); /* hint */
     return EVBUS_OK;
 }
 
@@ -184,13 +207,15 @@ bool ev_slot_submit(evbus *bus, struct ev_slot *slot)
     return true;
 }
 
-void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
+/* Ready for its next owner. Returns what it was charged. */
+static uint32_t clean(evbus *bus, struct ev_slot *slot)
 {
-    struct ev_slots *s = &bus->slots;
+    const uint32_t charged = slot->charged;
 
     if (EV_BUG(EV_BUG_SLOT_EARLY_FREE))
-        ev_stack_push(&s->free, slot->index);
+        ev_stack_push(&bus->slots.free, slot->index);
     if (slot->cap > KEEP_BUFFER) {
+        ev_store_relaxed(&bus->slots.bytes[slot->index], NULL); /* hint */
         ev_free(slot->buf);
         slot->buf = NULL;
         slot->cap = 0;
@@ -201,9 +226,16 @@ void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
     slot->receipt = NULL;
     slot->maybe_stored = false;
     slot->under_way = false;
-    ev_sub_acqrel(&bus->slots.bytes_used, slot->charged);
     slot->charged = 0;
     ev_store_seqcst(&slot->state, EV_SLOT_FREE);
+    return charged;
+}
+
+void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
+{
+    struct ev_slots *s = &bus->slots;
+
+    ev_sub_acqrel(&s->bytes_used, clean(bus, slot));
     if (slot->index >= s->count) {
         forget_bytes(slot);
         slot->outside = NULL;
@@ -214,6 +246,32 @@ void ev_slot_give_back(evbus *bus, struct ev_slot *slot)
     }
     if (!EV_BUG(EV_BUG_SLOT_EARLY_FREE))
         ev_stack_push(&s->free, slot->index); /* P5 */
+}
+
+void ev_slots_put_back(evbus *bus)
+{
+    struct ev_slots *s = &bus->slots;
+
+    if (s->back.count == 0)
+        return;
+    ev_sub_acqrel(&s->bytes_used, s->back_bytes);
+    s->back_bytes = 0;
+    ev_stack_push_row(&s->free, &s->back); /* P5 */
+}
+
+void ev_slot_release(evbus *bus, struct ev_slot *slot)
+{
+    struct ev_slots *s = &bus->slots;
+
+    s->released++;
+    if (EV_BUG(EV_BUG_SLOT_EARLY_FREE)) {
+        ev_slot_give_back(bus, slot);
+        return;
+    }
+    s->back_bytes += clean(bus, slot);
+    ev_stack_row_add(&s->free, &s->back, slot->index);
+    if (s->back.count >= ROW)
+        ev_slots_put_back(bus);
 }
 
 /* ---- Waking who waits for room ----------------------------------------------------------------------------------- */
@@ -271,6 +329,7 @@ void ev_slots_wake(evbus *bus, bool idle)
 {
     struct ev_slots *s = &bus->slots;
 
+    ev_slots_put_back(bus);
     if (s->released && is_time(bus, idle))
         wake_some(bus);
     else if (bus->turn_ns >= s->look_at)

@@ -8,12 +8,13 @@
  *           again after DONE; whoever owns it last gives it back.
  * Edges     P1 (submit, release into the submit ring) -> P2 (loop, acquire pop): the fields and bytes are complete.
  *           P3 (outcome, seq_cst state = DONE) -> P4 (waiter, acquire state): the result fields are complete.
- *           P5 (give back, push to the free stack) -> P6 (take, pop): the slot is clean.
+ *           P5 (give back, push to the free stack; the loop pushes rows) -> P6 (take, pop): the slot is clean.
  *           P7 (submit: RESERVED -> QUEUED) against P8 (end of the loop: RESERVED -> DEAD), compare-and-swap: exactly
  *           one wins, so a publisher that was asleep while the bus ended gets EVBUS_CLOSED, not a lost message.
  * Progress  take, submit, give back are lock-free. Waiting for room sleeps in `room`.
- * Holds     each slot is in the free stack, or has one owner; bytes_used is the sum of `charged` of all taken slots.
- * Checked   tests/unit/test_slots.c, tests/stress/test_publishers.c
+ * Holds     each slot is in the free stack, in `back`, or has one owner; bytes_used is the sum of `charged` of all taken
+ *           slots, and back_bytes.
+ * Checked   tests/model/test_slots.c, tests/stress/test_publishers.c
  */
 #ifndef EV_CORE_SLOTS_H
 #define EV_CORE_SLOTS_H
@@ -78,7 +79,8 @@ struct ev_slot {
 };
 
 struct ev_slots {
-    struct ev_slot *all; /* `count` for publishers, then `letters` for dead letters */
+    struct ev_slot *all;          /* `count` for publishers, then `letters` for dead letters */
+    _Atomic(const char *) *bytes; /* each one's `buf`: a hint for who will take it, and does not own it yet */
     uint32_t count, letters;
     struct ev_stack free;  /* publishers' */
     struct ev_ring submit; /* publishers -> loop */
@@ -87,6 +89,8 @@ struct ev_slots {
                               in vain wakes nobody else: so all are woken in the end */
     alignas(EV_APART) _Atomic(uint64_t) bytes_used;
     struct ev_slot *free_letters; /* [loop] */
+    struct ev_stack_row back;     /* [loop] free, and not put into `free` yet ... */
+    uint64_t back_bytes;          /* [loop] ... and what they were charged */
     uint32_t released;            /* [loop] given back since publishers were last woken */
     int64_t wake_at;              /* [loop] publishers wait, and what came free is to be told by then; EV_NEVER */
     int64_t look_at;              /* [loop] some were woken: whether they use the room up is looked at then; EV_NEVER */
@@ -104,7 +108,11 @@ evbus_status ev_slot_take(evbus *bus, uint32_t size, int64_t deadline, struct ev
 bool ev_slot_submit(evbus *bus, struct ev_slot *slot);
 /* Whoever owns it. */
 void ev_slot_give_back(evbus *bus, struct ev_slot *slot);
-/* Wakes publishers waiting for room, if enough came free: part of each turn. `idle`: nothing else happened in it. [loop] */
+/* The loop's way: places come free in rows, once a turn at the latest, for publishers take from the same two lines. [loop] */
+void ev_slot_release(evbus *bus, struct ev_slot *slot);
+/* Lets what was released be taken. [loop] */
+void ev_slots_put_back(evbus *bus);
+/* The same, and wakes publishers waiting for room, if enough came free: part of each turn. `idle`: nothing else happened in it. [loop] */
 void ev_slots_wake(evbus *bus, bool idle);
 
 static inline const char *ev_slot_text(const struct ev_slot *slot, uint32_t offset)

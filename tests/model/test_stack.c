@@ -85,6 +85,21 @@ static void take_two_and_give_the_first(void)
         give(first);
 }
 
+static void take_two_and_give_both_at_once(void)
+{
+    struct ev_stack_row row = {0};
+    uint32_t number;
+
+    for (int i = 0; i < 2; i++) {
+        if (!take(&number))
+            break;
+        EV_WRITES(&places[number].taken);
+        places[number].taken = false;
+        ev_stack_row_add(&stack, &row, number);
+    }
+    ev_stack_push_row(&stack, &row);
+}
+
 static void all_are_there(void)
 {
     uint32_t number, free_places = 0, taken = 0;
@@ -126,6 +141,21 @@ static const struct model three_mixed = {
     .check = all_are_there,
 };
 
+static const struct model in_rows = {
+    .name = "stack of 3: 1 thread that takes two and gives both back at once, 1 that keeps one of two",
+    .reset = reset_with_three,
+    .threads = {take_two_and_give_both_at_once, take_two_and_give_the_first},
+    .check = all_are_there,
+    .store_buffers = true,
+};
+
+static const struct model three_in_rows = {
+    .name = "stack of 3: 1 thread that takes two and gives both back at once, 2 that take and give back",
+    .reset = reset_with_three,
+    .threads = {take_two_and_give_both_at_once, take_and_give, take_and_give},
+    .check = all_are_there,
+};
+
 /* Each place has one owner or is in the stack, once. */
 static void test_model_stack_gives_each_place_to_one(void **state)
 {
@@ -134,6 +164,8 @@ static void test_model_stack_gives_each_place_to_one(void **state)
     model_expect_sound(&keeps_one);
     model_expect_sound(&three_users);
     model_expect_sound(&three_mixed);
+    model_expect_sound(&in_rows);
+    model_expect_sound(&three_in_rows);
 }
 
 /* Without the count of pops an old link becomes the top. */
