@@ -18,6 +18,7 @@ struct ev_past {
     struct ev_settled settled; /* envelopes */
     struct ev_span span;       /* of a stream */
     struct ev_span given;      /* without what follows from the broker's count: only what came */
+    uint64_t frontier_from;    /* messages up to this ordinal are of another stream */
 };
 
 enum ev_sub_state {
@@ -87,7 +88,6 @@ struct evbus_sub {
     struct ev_frontier frontier; /* with frontier acks; made at the first message */
     struct evbus_sub *next_lagging;
     int64_t frontier_lease;  /* when what is finished in it was last extended */
-    uint64_t frontier_from;  /* messages up to this ordinal are of another stream */
     uint64_t frontier_front; /* the first of it when it was looked at; 0: nothing */
     uint64_t finish_to;      /* stopping: up to here everything is still handled; 0: nothing is */
     uint32_t left_back, left_dropped, left_unsettled, left_unhandled; /* for the report */

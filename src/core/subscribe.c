@@ -514,7 +514,8 @@ static void adopt_on_loop(evbus *bus, struct ev_command *command)
     if (ev_load_acquire(&sub->stream) != sub->span_stream) {
         sub->span_stream = ev_load_acquire(&sub->stream);
         ev_sub_forget_given(sub); /* sequences of another stream */
-        sub->frontier_from = bus->in.ordinal;
+        if (sub->past)
+            sub->past->frontier_from = bus->in.ordinal;
     }
     ev_dispatch_rebound(bus, sub);
 }
