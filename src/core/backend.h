@@ -297,7 +297,7 @@ void ev_host_left(struct ev_host *host, struct evbus_sub *sub);
  * what was settled here may come again, it is acked again and not run. [loop] */
 bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq);
 /* All up to there is settled: if it comes again, the broker has lost what it knew. Exclusive ones, when their turn begins
- * and before anything is delivered. [loop] */
+ * and whenever the broker was asked what it has delivered; its count of deliveries need not fit the one before. [loop] */
 void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq);
 /* What the broker delivered before and nobody has will come in any order: while on, messages are put in the order of
  * the stream and none starts. [loop] */

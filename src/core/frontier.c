@@ -214,11 +214,14 @@ void ev_frontier_told(struct ev_frontier *f, uint64_t count)
 uint32_t ev_frontier_within(struct ev_frontier *f, uint64_t first, uint64_t last)
 {
     const uint32_t below = place(f, first);
+    uint32_t here = 0;
 
     f->head += below;
     f->count -= below;
     f->count = place(f, last + 1);
     f->ready = 0;
     count_ready(f);
-    return f->count;
+    for (uint32_t i = 0; i < f->count; i++)
+        here += !ev_frontier_entry(f, i)->absent;
+    return here;
 }

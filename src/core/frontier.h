@@ -63,7 +63,7 @@ bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *re
 /* The broker was told, with that count. */
 void ev_frontier_told(struct ev_frontier *f, uint64_t count);
 
-/* How many the broker holds as delivered of these sequences, if these are all it does; others are forgotten. */
+/* How many of these sequences are here, or were and wait for the frontier. The broker holds no others as delivered: they are forgotten. */
 uint32_t ev_frontier_within(struct ev_frontier *f, uint64_t first, uint64_t last);
 
 static inline struct ev_frontier_entry *ev_frontier_entry(const struct ev_frontier *f, uint32_t at)

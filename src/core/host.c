@@ -115,6 +115,8 @@ bool ev_host_holds(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
 void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq)
 {
     (void)host;
+    if (sub->past) /* who answers may count on from an older state: what it delivered since, and is not here, counts as what was */
+        ev_span_break(&sub->past->span);
     if (stream_seq == 0 || !ev_sub_has_past(sub)) /* without memory less is known: it may run again */
         return;
     ev_span_settled(&sub->past->span, stream_seq);

@@ -372,6 +372,36 @@ static void test_fault_an_ack_lost_between_many_gaps_runs_nothing_again(void **s
     close_world(&w);
 }
 
+static void other_and_ours(struct world *w, int64_t version)
+{
+    const evbus_envelope other = {.aggregate_id = "a", .event_type = "T", .event_version = 1, .payload = "{}"};
+
+    assert_int_equal(evbus_publish_envelope_wait(w->bus, "fault.other", &other, NULL, NULL), EVBUS_OK);
+    publish(w, 0, version);
+    turn(w);
+}
+
+/* What lies between two deliveries in a row is not ours. But where the broker was asked what it delivered, another leader of it
+ * may go on counting from an older state: what it delivered and was lost on its way counts no other than what came here before. */
+static void test_fault_a_count_ends_where_the_broker_was_asked(void **state)
+{
+    struct world w;
+
+    (void)state;
+    open_world_of(&w, "seed=5", "FAULTS");
+    subscribe_within(&w, 32);
+    publish(&w, 0, 1);
+    turn(&w);
+    other_and_ours(&w, 2);
+    assert_int_equal(w.sub->past->span.count, 0);
+    ev_host_floor(&w.bus->host, w.sub, 1);
+    other_and_ours(&w, 3);
+    assert_int_equal(w.sub->past->span.count, 1); /* nothing is concluded of the other's */
+    other_and_ours(&w, 4);
+    assert_int_equal(w.sub->past->span.count, 1);
+    close_world(&w);
+}
+
 /* What it does understand opens a bus, of any scheme that is there; others are not. */
 static void test_fault_opens_what_is_inside(void **state)
 {
@@ -394,6 +424,7 @@ int main(void)
         cmocka_unit_test(test_fault_unsubscribe_ends_after_a_settlement_without_link),
         cmocka_unit_test(test_fault_an_ack_lost_long_ago_runs_nothing_again),
         cmocka_unit_test(test_fault_an_ack_lost_between_many_gaps_runs_nothing_again),
+        cmocka_unit_test(test_fault_a_count_ends_where_the_broker_was_asked),
         cmocka_unit_test(test_fault_replays_from_its_seed),
         cmocka_unit_test(test_fault_breaks_no_promise_of_the_core),
     };
