@@ -208,9 +208,9 @@ bool ev_nats_unsent_after(void *state, uint64_t mark)
 {
     const struct ev_nats *st = state;
 
-    /* A dead session's bytes are still in libnats, and can go nowhere. */
+    /* A dead session's bytes are still in libnats, and can go nowhere; those in its socket until that is closed. */
     if (!st->session || st->session->dead)
-        return false;
+        return st->session && st->session->close_fd >= 0;
     return mark > st->gone || st->gone - mark < in_socket(st->session);
 }
 

@@ -109,7 +109,7 @@ struct ev_nats_session *ev_nats_session_new(struct ev_nats_keeper *keeper, const
     return s;
 }
 
-/* 3.10 and later leave the descriptor to us. */
+/* 3.10 and later leave the descriptor to us. Until it is closed what stands in the socket may go on its way. */
 static void close_collected(struct ev_nats_session *s)
 {
 #if NATS_VERSION_NUMBER >= 0x030A00
@@ -126,14 +126,15 @@ static void close_collected(struct ev_nats_session *s)
 /* libnats closes with an empty buffer only, or not at all: see the head of this file. */
 static void force_close(struct ev_nats_session *s)
 {
-    if (!s->nc || s->dead)
-        return;
-    if (s->fd >= 0)
-        (void)shutdown(s->fd, SHUT_RDWR);
-    if (s->want_write)
-        natsConnection_ProcessWriteEvent(s->nc); /* fails: EPIPE, and libnats closes without flushing */
-    if (!s->dead)
-        natsConnection_Close(s->nc);
+    if (s->nc && !s->dead) {
+        if (s->fd >= 0)
+            (void)shutdown(s->fd, SHUT_RDWR);
+        if (s->want_write)
+            natsConnection_ProcessWriteEvent(s->nc); /* fails: EPIPE, and libnats closes without flushing */
+        if (!s->dead)
+            natsConnection_Close(s->nc);
+    }
+    close_collected(s);
 }
 
 void ev_nats_session_free(struct ev_nats_session *session)
