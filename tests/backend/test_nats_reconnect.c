@@ -332,7 +332,8 @@ static void test_nats_reconnect_ends_with_shutdown(void **state)
     assert_int_equal(
         evbus_subscribe_envelope(w->at.bus, TOPIC, wait_at_gate, &gate, EVBUS_OPTS(evbus_sub_opts, .group = "g"), NULL),
         EVBUS_OK);
-    assert_int_equal(publish(w, 1, 5000), EVBUS_OK);
+    const evbus_envelope env = {.aggregate_id = "a", .event_type = "T", .event_version = 1, .payload = "{}"};
+    assert_int_equal(evbus_publish_envelope_wait(w->at.bus, TOPIC, &env, NULL, NULL), EVBUS_OK);
     assert_true(gate_await_inside(&gate, 1));
     nats_server_kill(&w->at.server);
     const int listener = listen_at(w->at.server.port);
