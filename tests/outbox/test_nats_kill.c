@@ -363,6 +363,8 @@ static void stop_in_mid_flow(struct scene *s, pid_t relay)
         if (s->place.postgres || try_sql(&s->db, "BEGIN IMMEDIATE; ROLLBACK") == EVBUS_OK)
             return;
         kill(relay, SIGCONT);
+        (void)try_sql(&s->db,
+                      "BEGIN IMMEDIATE; ROLLBACK"); /* it gets on: or it would be stopped there again and again */
     }
 }
 
