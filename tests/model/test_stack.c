@@ -154,6 +154,7 @@ static const struct model three_in_rows = {
     .reset = reset_with_three,
     .threads = {take_two_and_give_both_at_once, take_and_give, take_and_give},
     .check = all_are_there,
+    .switches_max = MODEL_SWITCHES,
 };
 
 /* Each place has one owner or is in the stack, once. */
