@@ -18,6 +18,7 @@ void ev_host_link_up(struct ev_host *host)
     evbus *bus = ev_bus_of(host);
     const int64_t now = ev_now(bus);
 
+    ev_count(&bus->n.connects, 1); /* before: who sees the link up sees that it counts */
     ev_store_seqcst(&bus->link, EV_LINK_UP);
     ev_reconnect_up(bus);
     ev_bus_changed(bus);

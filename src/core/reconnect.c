@@ -15,7 +15,7 @@ static void note_cause(evbus *bus, evbus_status cause, const char *text) /* unde
 void ev_reconnect_up(evbus *bus)
 {
     struct ev_reconnect *r = &bus->reconnect;
-    const bool first = ev_load_relaxed(&bus->n.connects) == 0; /* own field */
+    const bool first = ev_load_relaxed(&bus->n.connects) == 1; /* own field */
 
     pthread_mutex_lock(&bus->mutex);
     const uint32_t attempts = first ? 0 : r->attempts;
@@ -24,7 +24,6 @@ void ev_reconnect_up(evbus *bus)
     r->next = 0;
     r->connected = ev_clock_wall(bus->clock);
     pthread_mutex_unlock(&bus->mutex);
-    ev_count(&bus->n.connects, 1);
     ev_event(bus, EVBUS_EVENT_CONNECTED, EVBUS_OK, attempts, NULL, NULL, NULL, first ? "connected" : "connected again");
 }
 

@@ -58,6 +58,13 @@ static bool is_down(void *arg)
     return evbus_stats(((struct world *)arg)->at.bus, &s) == EVBUS_OK && !s.connected;
 }
 
+static bool is_back(void *arg)
+{
+    evbus_statistics s;
+
+    return evbus_stats(((struct world *)arg)->at.bus, &s) == EVBUS_OK && s.connected;
+}
+
 struct wanted {
     struct world *w;
     uint32_t count;
@@ -203,6 +210,8 @@ static void test_nats_outage_holds_bytes_for_a_time(void **state)
     struct wanted all = {w, held};
     assert_true(wait_until(refused, &all, wait_patience_ms()));
     assert_true(nats_server_restart(&w->at.server));
+    assert_true(
+        wait_until(is_back, w, wait_patience_ms())); /* what is accepted before is held for half a second only */
     assert_true(wait_until(accepted, &(struct attempt){w, 2}, wait_patience_ms()));
     must_handle(w, 2);
 }
