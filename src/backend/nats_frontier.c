@@ -20,7 +20,7 @@
 void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b)
 {
     if (b->certain)
-        ev_host_certain(st->host, b->sub, false, 0, 0);
+        ev_host_certain(st->host, b->sub, false, 0);
     b->certain = b->gap.recheck = false;
     b->gap.rounds = 0;
 }
@@ -69,7 +69,7 @@ void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
     b->certain = true;
     b->row = b->gap.dseq;
     b->gap.rounds = 0;
-    ev_host_certain(st->host, b->sub, true, b->row, b->gap.floor_seq);
+    ev_host_certain(st->host, b->sub, true, b->row);
 }
 
 void ev_nats_frontier_look_again(struct ev_nats_binding *b)

@@ -463,7 +463,6 @@ static void tell_some(struct ev_nats *st, struct ev_nats_binding *b)
 {
     struct ev_nats_gap *g = &b->gap;
     const uint64_t end = g->list ? g->count : span(g);
-    const uint64_t count = g->dseq > g->floor_seq ? g->dseq : g->floor_seq + 1; /* else it is ignored */
     char text[EV_NATS_VERB_MAX], subject[EV_NATS_SUBJECT_MAX];
     const size_t len = ev_nats_verb(text, EV_SETTLE_NAK, g->second ? 0 : b->ack_wait_ns);
     const int prefix = snprintf(subject, sizeof subject, "$JS.ACK.%s.%s.1.", b->stream, b->consumer);
@@ -476,7 +475,7 @@ static void tell_some(struct ev_nats *st, struct ev_nats_binding *b)
             continue;
         out += ev_put_u64(out, seq);
         *out++ = '.';
-        out += ev_put_u64(out, count);
+        out += ev_put_u64(out, g->dseq);
         memcpy(out, ".0.0", sizeof ".0.0");
         (void)ev_nats_publish(st, subject, NULL, text, len);
         sent++;
@@ -618,8 +617,6 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
     g->dseq = have.delivered_seq;
     g->delivered = have.delivered_stream_seq;
     g->listed = have.delivered_seq > have.floor_seq ? have.delivered_seq - have.floor_seq : 0;
-    if (b->ack_all && g->listed > have.ack_pending + LIST_FIRST) /* there every redelivery counts in that, for ever */
-        g->listed = have.ack_pending + LIST_FIRST;
     return true;
 }
 

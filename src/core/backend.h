@@ -312,10 +312,9 @@ struct ev_missing {
 };
 bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing);
 /* ack_all. Certain: all that the broker delivered and holds as unsettled was handed to the core, `consumer_seq` is the
- * broker's count of the last of it, `floor_seq` that of the last ack that it took, and what follows is handed over without a gap,
- * until said otherwise. Before the first call it is not. [loop] */
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq,
-                     uint64_t floor_seq);
+ * broker's count of the last of it, and what follows is handed over without a gap, until said otherwise. Before the
+ * first call it is not. [loop] */
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq);
 /* ack_all. All that the broker holds as delivered and unsettled lies in first..last: how many of them the core has. [loop] */
 uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last);
 /* After detach: nothing more comes for this subscription. [loop] */

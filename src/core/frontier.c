@@ -4,8 +4,6 @@
 #include "base/alloc.h"
 #include "conc/atomic.h"
 
-#define COPIES 4u /* of one message that may be on their way */
-
 bool ev_frontier_init(struct ev_frontier *f, uint32_t capacity)
 {
     uint32_t cap = 16;
@@ -26,7 +24,6 @@ void ev_frontier_fini(struct ev_frontier *f)
 void ev_frontier_clear(struct ev_frontier *f)
 {
     f->head = f->count = f->ready = 0;
-    f->acked = f->told = 0;
     f->certain = false;
 }
 
@@ -154,37 +151,6 @@ void ev_frontier_finish(struct ev_frontier *f, uint64_t seq)
         count_ready(f);
 }
 
-/* A later ack of ours may be on its way to it. Not if the broker came back with an older state: it would not fit. */
-void ev_frontier_certain(struct ev_frontier *f, uint64_t delivered, uint64_t floor)
-{
-    f->certain = true;
-    f->top = delivered;
-    if (f->acked < floor || f->acked + f->count - place(f, f->told + 1) > delivered) {
-        f->acked = floor;
-        f->told = 0;
-    }
-}
-
-/* What was acked before and comes again is not counted twice: it may have been on its way. When the last of it comes again and again,
- * and nothing new, its ack was not taken: then by more each time. */
-static uint64_t more_of(const struct ev_frontier *f, uint32_t n)
-{
-    const uint64_t seq = ev_frontier_entry(f, n - 1)->seq;
-
-    if (seq > f->told)
-        return n - place(f, f->told + 1);
-    return seq < f->told || f->again < COPIES ? 0 : UINT64_C(1) << (f->again - COPIES);
-}
-
-/* One above the last ack at least, although more than that was never delivered: an ack before, of whoever, had one that is too
- * high, and the distance shrinks. */
-static uint64_t count_of(const struct ev_frontier *f, uint32_t n)
-{
-    const uint64_t stays = f->count - n, most = f->top > stays ? f->top - stays : 0, more = more_of(f, n);
-
-    return f->acked + more <= most || more == 0 ? f->acked + more : most > f->acked ? most : f->acked + 1;
-}
-
 bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *ret_count)
 {
     uint32_t n = f->ready;
@@ -195,17 +161,12 @@ bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *re
     if (n == 0 || (!f->certain && !EV_BUG(EV_BUG_FRONTIER_CERTAIN)))
         return false;
     *ret_seq = ev_frontier_entry(f, n - 1)->seq;
-    *ret_count = count_of(f, n);
+    *ret_count = f->top - (f->count - n);
     return true;
 }
 
-void ev_frontier_told(struct ev_frontier *f, uint64_t count)
+void ev_frontier_told(struct ev_frontier *f)
 {
-    const uint64_t seq = f->ready > 0 ? ev_frontier_entry(f, f->ready - 1)->seq : 0;
-
-    f->again = seq > f->told ? 0 : f->again + (seq == f->told && f->again < COPIES + 30);
-    f->told = seq > f->told ? seq : f->told;
-    f->acked = count;
     f->head += f->ready;
     f->count -= f->ready;
     f->ready = 0;

@@ -6,11 +6,9 @@
  * The broker takes such an ack for everything below, whoever has it. So it must be known that all it delivered is in
  * here: `certain`, as the backend says (ev_host_certain). In doubt nothing is acked; what finishes waits.
  *
- * Count of the ack. nats-server ignores an ack whose consumer sequence is not above that of the ack before, and takes any above it,
- * also one that it has not reached; then it takes no ack and no hand-back until it has. A message that was delivered again has
- * a high one, and a leader of a cluster may not know of that delivery. So an ack counts on from the one before, by one for each
- * message that it settles: each has been delivered, whoever leads. Never above the last delivery less what stays behind; towards that
- * when it was not taken, as is seen when the broker delivers what it was for again and again.
+ * Count of the ack. nats-server ignores an ack whose consumer sequence is not above that of the ack before, and a message
+ * that was delivered again has a high one. So an ack carries the count of the last delivery, less what stays behind: it goes
+ * up by at least one for each message that an ack settles, and leaves as many numbers as messages stay.
  */
 #ifndef EV_CORE_FRONTIER_H
 #define EV_CORE_FRONTIER_H
@@ -31,9 +29,6 @@ struct ev_frontier {
     uint32_t mask, head, count;
     uint32_t ready; /* the first so many are finished */
     uint64_t top;   /* the broker's count of the last delivery */
-    uint64_t acked; /* ... of the last ack */
-    uint64_t told;  /* the highest sequence of one, so far as it fits that count */
-    uint32_t again; /* so often that one was acked once more */
     bool certain;
 };
 
@@ -54,14 +49,10 @@ void ev_frontier_finish(struct ev_frontier *f, uint64_t seq);
 /* It is here, or was and waits for the frontier. */
 bool ev_frontier_has(const struct ev_frontier *f, uint64_t seq);
 
-/* All that the broker holds as delivered is in here: it counted `delivered` so far, and `floor` is the count of the last ack that
- * it is known to have taken. */
-void ev_frontier_certain(struct ev_frontier *f, uint64_t delivered, uint64_t floor);
-
 /* Where the frontier is; false: nothing at the front is finished, or it is not certain. */
 bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *ret_count);
-/* The broker was told, with that count. */
-void ev_frontier_told(struct ev_frontier *f, uint64_t count);
+/* The broker was told. */
+void ev_frontier_told(struct ev_frontier *f);
 
 /* How many of these sequences are here, or were and wait for the frontier. The broker holds no others as delivered: they are forgotten. */
 uint32_t ev_frontier_within(struct ev_frontier *f, uint64_t first, uint64_t last);

@@ -43,7 +43,7 @@ static bool tell(evbus *bus, struct evbus_sub *sub)
     if (!ev_frontier_at(&sub->frontier, &seq, &count) || !sub->binding || !ev_may_act(bus, sub) ||
         !bus->ops->settle_seq(bus->state, sub->binding, EV_SETTLE_ACK, seq, count))
         return false;
-    ev_frontier_told(&sub->frontier, count);
+    ev_frontier_told(&sub->frontier);
     return true;
 }
 

@@ -124,14 +124,13 @@ void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
     ev_span_settled(&sub->past->given, stream_seq);
 }
 
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq,
-                     uint64_t floor_seq)
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
 {
     (void)host;
-    sub->frontier.certain = false;
+    sub->frontier.certain = certain;
     if (!certain)
         return;
-    ev_frontier_certain(&sub->frontier, consumer_seq, floor_seq);
+    sub->frontier.top = consumer_seq;
     ev_room_changed(sub);
 }
 

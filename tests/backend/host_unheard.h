@@ -31,10 +31,9 @@ bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev
     return missing->certainly;
 }
 
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq,
-                     uint64_t floor_seq)
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
 {
-    (void)host, (void)sub, (void)certain, (void)consumer_seq, (void)floor_seq;
+    (void)host, (void)sub, (void)certain, (void)consumer_seq;
 }
 
 uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)

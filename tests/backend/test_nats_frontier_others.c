@@ -11,8 +11,6 @@
 #include "core/sub.h"
 #include "support/nats_case.h"
 
-#include <inttypes.h>
-
 #define TOPIC "frontier.orders"
 #define ACK_WAIT_MS 2000
 
@@ -262,51 +260,6 @@ static void test_frontier_what_lies_below_the_ack_floor_is_settled(void **state)
     assert_int_equal(asked_again(next), 0);
 }
 
-/* ---- Counts of acks ---------------------------------------------------------------------------------------------- */
-
-/* As an earlier member's ack may: the server takes any count that is above that of the ack before. */
-static void other_acks(struct nats_case *c, uint64_t seq, uint64_t count)
-{
-    char stream[EV_NAME_MAX], durable[EV_NAME_MAX], subject[3 * EV_NAME_MAX];
-    natsMsg *answer = NULL;
-
-    names(stream, durable);
-    (void)snprintf(subject, sizeof subject, "$JS.ACK.%s.%s.1.%" PRIu64 ".%" PRIu64 ".0.0", stream, durable, seq, count);
-    assert_int_equal(natsConnection_RequestString(&answer, c->nc, subject, "+ACK", wait_patience_ms()), NATS_OK);
-    natsMsg_Destroy(answer);
-}
-
-/* One that was delivered again has a high count, and a leader of a cluster that does not know of it has not counted so far. It takes
- * an ack of that count, and then none below. */
-static void test_frontier_goes_on_after_an_ack_of_a_count_that_was_never_reached(void **state)
-{
-    struct nats_case *c = *state;
-
-    case_start(c, CASE_JETSTREAM, "");
-    evbus *first = suite_open(&c->s, NULL);
-    (void)suite_sub(first, TOPIC, &c->tally, &frontier);
-    suite_publish_many(first, TOPIC, "a", 1, 1, 5);
-    assert_true(tally_await(&c->tally, &c->tally.acked, 5));
-    await_settled(c);
-    suite_close(&c->s, first);
-    evbus *bus = suite_open(&c->s, NULL);
-    suite_publish_many(bus, TOPIC, "a", 1, 6, 9);
-    must_reach(bus, publishes_inflight, 0);
-    assert_int_equal(other_takes(other_pulls(c, 4), 4), 4);
-    other_acks(c, 6, 1000);
-    jsConsumerInfo *info = asked(c);
-    assert_int_equal(info->AckFloor.Consumer, 1000); /* it bit */
-    assert_int_equal(info->AckFloor.Stream, 6);
-    jsConsumerInfo_Destroy(info);
-    (void)suite_sub(bus, TOPIC, &c->tally, &frontier);
-    suite_publish_many(bus, TOPIC, "a", 1, 10, 20);
-    assert_true(tally_await(&c->tally, &c->tally.acked, 5 + 20 - 6));
-    must_settle_to(c, 20);
-    suite_publish_many(bus, TOPIC, "a", 1, 21, 30);
-    must_settle_to(c, 30);
-    assert_int_equal(tally_runs(&c->tally, "a0", 7), 1);
-}
-
 /* ---- What is known of what is here ------------------------------------------------------------------------------- */
 
 /* On the loop: its consumer is lost, as the backend sees it; the frontier. */
@@ -483,7 +436,6 @@ int main(int argc, char **argv)
     struct CMUnitTest tests[] = {
         CASE(test_frontier_goes_past_nothing_another_client_took),
         CASE(test_frontier_what_lies_below_the_ack_floor_is_settled),
-        CASE(test_frontier_goes_on_after_an_ack_of_a_count_that_was_never_reached),
         CASE(test_frontier_bound_again_waits_for_what_still_runs),
         CASE(test_frontier_tells_a_leader_that_is_behind_its_replicas),
         CASE(test_frontier_believes_no_list_that_ends_before_what_was_delivered),
