@@ -24,7 +24,7 @@ bool ev_mem_binding_settle_seq(void *state, void *binding, enum ev_settle verb, 
 void ev_mem_frontier_ask(struct ev_mem_session *session, struct ev_mem_member *member)
 {
     if (member->certain)
-        ev_host_certain(session->host, member->sub, false, 0);
+        ev_host_certain(session->host, member->sub, NULL);
     member->certain = false;
     if (member->asked || !ev_mem_is_attached(member))
         return;
@@ -43,6 +43,7 @@ void ev_mem_frontier_row(struct ev_mem_session *session, struct ev_mem_member *m
 
 void ev_mem_frontier_answer(struct ev_mem_session *session, const struct ev_mem_item *item)
 {
+    const struct ev_certainty certain = {.consumer_seq = item->other, .exact = true};
     struct ev_mem_member *member = item->object;
 
     member->asked = false;
@@ -51,5 +52,5 @@ void ev_mem_frontier_answer(struct ev_mem_session *session, const struct ev_mem_
         return; /* what is missing comes: then again */
     member->certain = true;
     member->row = item->other;
-    ev_host_certain(session->host, member->sub, true, item->other);
+    ev_host_certain(session->host, member->sub, &certain);
 }

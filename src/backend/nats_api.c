@@ -325,7 +325,9 @@ evbus_status ev_nats_parse_consumer(const char *json, size_t len, const char *wh
     ret->floor_seq = count_of(floor, "consumer_seq");
     ret->floor_stream_seq = count_of(floor, "stream_seq");
     const char *acked = text_of(floor, "last_active");
+    const char *made = text_of(root, "created");
     (void)ev_rfc3339_get(acked, strlen(acked), &ret->floor_ns); /* else 0 */
+    (void)ev_rfc3339_get(made, strlen(made), &ret->made_ns);
     ret->ack_pending = count_of(root, "num_ack_pending");
     ret->clustered = json_is_object(json_object_get(root, "cluster"));
     ret->waiting = count_of(root, "num_waiting");

@@ -178,6 +178,7 @@ struct ev_nats_consumer {
     uint64_t delivered_seq, delivered_stream_seq; /* of the last delivery: the consumer's own count, the stream's */
     uint64_t floor_seq, floor_stream_seq;         /* all up to there are settled */
     int64_t floor_ns;                             /* the server's time of the last ack; 0: it does not say */
+    int64_t made_ns;                              /* when it was made; 0: it does not say */
     uint64_t ack_pending;                         /* delivered and not settled */
     uint64_t waiting;                             /* pulls open, of whatever member */
 };

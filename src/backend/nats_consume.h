@@ -63,6 +63,7 @@ struct ev_nats_gap {
     uint64_t first, last; /* stream sequences to look at; below `first` all is settled */
     uint64_t floor_seq;   /* the consumer sequence of its ack */
     int64_t floor_ns;     /* ... if it was stored by then; 0: not known */
+    int64_t made_ns;      /* when the consumer was made */
     uint64_t top;         /* the highest that was delivered, as far as the server ever said */
     uint64_t delivered;   /* ... and what it says now: less, when it came back with an older state */
     uint64_t reached;     /* the highest that came here */
@@ -99,6 +100,7 @@ struct ev_nats_gap {
     bool fewer;           /* ack_all: less is pending than lies between floor and position, in a cluster */
     uint64_t leaders;     /* ack_all: what is pending as the leader knows it */
     uint32_t rounds;      /* ack_all: asked for so often, and not all is here */
+    int64_t step_down_at; /* ack_all: when its leader is asked to, if that goes on; 0: it does not */
     bool list_ends;       /* its last sequence is here */
     bool due;             /* to begin when no pull is open */
     bool logged;          /* no answer: said once per gap */
@@ -155,6 +157,7 @@ struct ev_nats_binding {
     struct ev_nats_gap gap;
     struct ev_nats_holding *holding; /* exclusive: nats_lease_io.c's */
     bool active;                     /* exclusive: this member's turn */
+    int64_t made_ns;                 /* ack_all: of the consumer that counted when it was certain the last time */
     bool certain;                    /* ack_all: the core has all that is pending: ev_host_certain */
     uint64_t row;                    /* certain: the last delivery's consumer sequence */
     int64_t patience;                /* until when the pulls of the member before may be open */
@@ -208,6 +211,7 @@ struct ev_nats_consume {
     uint32_t bucket_count;          /* in use; fewer in tests */
     bool as_clustered;              /* in tests: the server counts as one of several */
     uint64_t as_floor, as_position; /* in tests: at least that is what its replicas have agreed on; 0: no more */
+    uint64_t as_floor_most;         /* in tests: no more than that is it; 0: all */
     uint64_t as_pending;            /* in tests: its leader knows of no more that are pending; 0: of all */
     struct ev_nats_inbox *cut, *cut_last;
     struct ev_nats_binding *leaving, *leaving_last; /* oldest first */
@@ -222,6 +226,7 @@ struct ev_nats_consume {
     uint64_t below;                                             /* the ack floor, and delivered */
     uint64_t fenced;                                            /* came although it was another member's turn */
     uint64_t gaps, gaps_told, gaps_off, gaps_slow, gaps_listed; /* looked at; messages asked for again; ... */
+    uint64_t step_downs;                                        /* leaders that were asked to */
     uint64_t gaps_gathered, gaps_let_go;
     bool stray_logged, refused_logged, denied_logged;
 };
@@ -298,7 +303,7 @@ void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b);
 /* All of it is: as the gap rule found. */
 void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b);
 /* It was asked for: the gap rule looks again after the next pull. */
-void ev_nats_frontier_look_again(struct ev_nats_binding *b);
+void ev_nats_frontier_look_again(struct ev_nats *st, struct ev_nats_binding *b);
 /* As many as are pending are here. */
 bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding *b);
 /* It did not come: is it in the stream at all? So it is listed; then: all of the list is here. */
@@ -309,7 +314,8 @@ uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have);
 /* It lies at or below the ack floor: nobody's any more, and the server takes no ack of it. */
 bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref);
 /* All up to the ack floor is settled: the leader may not know. */
-void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq);
+void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq,
+                                 uint64_t consumer_seq);
 /* A delivery comes; one was not taken by the core. */
 void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq);
 void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);

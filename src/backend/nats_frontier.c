@@ -13,14 +13,17 @@
 #include "backend/nats_consume.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
 #define GONE_ROUNDS 2u
+#define STEP_DOWN_MIN (2 * EV_SEC) /* or twice the ack wait: what a leader does hold as pending has come by then */
+#define STEP_DOWN_AGAIN (30 * EV_SEC)
 
 /* Something that was delivered may not be here: nothing is acked until it is known again. */
 void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b)
 {
     if (b->certain)
-        ev_host_certain(st->host, b->sub, false, 0);
+        ev_host_certain(st->host, b->sub, NULL);
     b->certain = b->gap.recheck = false;
     b->gap.rounds = 0;
 }
@@ -66,16 +69,49 @@ void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
         return;
     (void)ev_nats_frontier_all_here(
         st, b); /* what the server does not know of must not be acked: it would take nothing below */
+    /* In a cluster its replicas' counts, unless somebody made the consumer anew: those begin again. */
+    const struct ev_certainty certain = {.consumer_seq = b->gap.dseq,
+                                         .floor_seq = b->gap.floor_seq,
+                                         .exact = !b->gap.clustered || b->gap.made_ns != b->made_ns};
+    b->made_ns = b->gap.made_ns;
+    b->gap.step_down_at = 0;
     b->certain = true;
     b->row = b->gap.dseq;
     b->gap.rounds = 0;
-    ev_host_certain(st->host, b->sub, true, b->row);
+    ev_host_certain(st->host, b->sub, &certain);
 }
 
-void ev_nats_frontier_look_again(struct ev_nats_binding *b)
+/* In a cluster a leader may know of acks that its replicas have not noted. What lies between their floor and theirs never comes, and
+ * who did not settle it cannot know that it is settled. The next leader goes on from what is noted: it delivers it again. */
+static void step_down(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    struct ev_nats_gap *g = &b->gap;
+    char subject[EV_NATS_SUBJECT_MAX], reply[EV_NAME_MAX];
+    const int64_t wait = 2 * b->ack_wait_ns;
+
+    if (!g->clustered || g->rounds <= GONE_ROUNDS)
+        return;
+    if (g->step_down_at == 0)
+        g->step_down_at = st->now + (wait > STEP_DOWN_MIN ? wait : STEP_DOWN_MIN);
+    if (st->now < g->step_down_at)
+        return;
+    g->step_down_at = st->now + (wait > STEP_DOWN_AGAIN ? wait : STEP_DOWN_AGAIN);
+    st->consume->step_downs++;
+    ev_log(st->log, EVBUS_LOG_WARN, "nats",
+           "consumer '%s' of stream '%s': above %" PRIu64
+           " some of what its replicas have noted as delivered and not settled is "
+           "not here and does not come; its leader is asked to step down",
+           b->consumer, b->stream, g->first - 1);
+    ev_nats_pull_subject(st, b, "CONSUMER.LEADER.STEPDOWN", subject);
+    (void)snprintf(reply, sizeof reply, "%s.c.x", ev_nats_inbox(st));
+    (void)ev_nats_publish(st, subject, reply, NULL, 0);
+}
+
+void ev_nats_frontier_look_again(struct ev_nats *st, struct ev_nats_binding *b)
 {
     if (!b->ack_all)
         return;
+    step_down(st, b);
     b->gap.recheck = !b->gap.due;
     b->gap.due = true;
     b->gap.tried = false;
@@ -95,14 +131,13 @@ uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have)
 
 /* In a cluster the floor is what the replicas have agreed on. A leader that was elected before it had worked off all of that
  * (nats-server 2.10.27) goes on from an older state: it holds as pending what lies below, and when that is as much as it
- * may hold, it delivers nothing new, for ever. So it is told. The count goes up with the sequence and ends at the floor's, so that
- * it takes the acks that follow. Who knows takes no notice. */
-void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq)
+ * may hold, it delivers nothing new, for ever. So it is told; who knows takes no notice. `consumer_seq`: of a delivery that showed it, or 0. */
+void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq,
+                                 uint64_t consumer_seq)
 {
-    const uint64_t below = b->gap.first - 1 - stream_seq;
-
-    if (b->gap.floor_seq > below)
-        (void)ev_nats_settle_seq(st, (void *)b, EV_SETTLE_ACK, stream_seq, b->gap.floor_seq - below);
+    if (b->gap.clustered && stream_seq != 0)
+        (void)ev_nats_settle_seq(st, (void *)b, EV_SETTLE_ACK, stream_seq,
+                                 ev_host_count_below(st->host, b->sub, consumer_seq));
 }
 
 /* The time: a server that lost the end of its stream uses the sequences again, for messages that nobody has seen. */
@@ -115,7 +150,7 @@ bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_bindin
                "consumer '%s' of stream '%s': sequence %" PRIu64 " was delivered although all up to %" PRIu64
                " is acknowledged: it is not run",
                b->consumer, b->stream, ref->stream_seq, b->gap.first - 1);
-    ev_nats_frontier_tell_floor(st, b, ref->stream_seq);
+    ev_nats_frontier_tell_floor(st, b, ref->stream_seq, ref->consumer_seq);
     return true;
 }
 

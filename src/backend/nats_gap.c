@@ -192,7 +192,7 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
     if (certain)
         ev_nats_frontier_certain(st, b);
     else
-        ev_nats_frontier_look_again(b);
+        ev_nats_frontier_look_again(st, b);
     if (g->gathering && !g->seen && !g->let_go && (g->told > 0 || g->reached > g->delivered))
         ev_nats_gather_told(st, b);
     g->left = g->told < g->pending ? g->told : g->pending;
@@ -436,7 +436,9 @@ bool ev_nats_gap_listed(struct ev_nats *st, struct ev_nats_binding *chain, const
     if (!b || b->gap.list_ends)
         return true; /* of a list that is not needed any more */
     struct ev_nats_gap *g = &b->gap;
-    if (ref->stream_seq <= g->last && (g->count == LIST_MAX || !note_listed(g, ref->stream_seq))) {
+    /* A leader knows of acks that its replicas have not noted: what was settled here is neither missing nor delivered again. */
+    const bool ours = b->ack_all && ev_host_settled(st->host, b->sub, ref->stream_seq, ref->stored_ns);
+    if (ref->stream_seq <= g->last && !ours && (g->count == LIST_MAX || !note_listed(g, ref->stream_seq))) {
         wait_out(st, b, EVBUS_NOMEM, "no room to list it");
         return true;
     }
@@ -463,6 +465,7 @@ static void tell_some(struct ev_nats *st, struct ev_nats_binding *b)
 {
     struct ev_nats_gap *g = &b->gap;
     const uint64_t end = g->list ? g->count : span(g);
+    const uint64_t count = g->dseq > g->floor_seq ? g->dseq : g->floor_seq + 1; /* else it is ignored */
     char text[EV_NATS_VERB_MAX], subject[EV_NATS_SUBJECT_MAX];
     const size_t len = ev_nats_verb(text, EV_SETTLE_NAK, g->second ? 0 : b->ack_wait_ns);
     const int prefix = snprintf(subject, sizeof subject, "$JS.ACK.%s.%s.1.", b->stream, b->consumer);
@@ -475,7 +478,7 @@ static void tell_some(struct ev_nats *st, struct ev_nats_binding *b)
             continue;
         out += ev_put_u64(out, seq);
         *out++ = '.';
-        out += ev_put_u64(out, g->dseq);
+        out += ev_put_u64(out, count);
         memcpy(out, ".0.0", sizeof ".0.0");
         (void)ev_nats_publish(st, subject, NULL, text, len);
         sent++;
@@ -514,7 +517,7 @@ static void probed(struct ev_nats *st, struct ev_nats_binding *b, bool answered)
         probe(st, b, EV_NATS_GAP_PROBE);
     else if (b->ack_all && !g->worked_off) {
         g->worked_off = true; /* our acks were on their way when it was asked what is pending */
-        ev_nats_frontier_tell_floor(st, b, g->first - 1);
+        ev_nats_frontier_tell_floor(st, b, g->first - 1, 0);
         ask(st, b);
     } else if (dense(g) && !ev_nats_frontier_lists(b))
         start_telling(st, b);
@@ -594,6 +597,8 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
         return false; /* no leader now: asked again when the time for the answer is over */
     if (have.floor_stream_seq < st->consume->as_floor)
         have.floor_stream_seq = have.floor_seq = st->consume->as_floor;
+    if (st->consume->as_floor_most != 0 && have.floor_stream_seq > st->consume->as_floor_most)
+        have.floor_stream_seq = have.floor_seq = st->consume->as_floor_most;
     if (have.delivered_stream_seq < st->consume->as_position)
         have.delivered_stream_seq = st->consume->as_position;
     if (st->consume->as_pending != 0 && have.ack_pending > st->consume->as_pending)
@@ -607,6 +612,7 @@ static bool take_info(struct ev_nats *st, struct ev_nats_binding *b, const char 
     g->first = have.floor_stream_seq + 1;
     g->floor_seq = have.floor_seq;
     g->floor_ns = have.floor_ns;
+    g->made_ns = have.made_ns;
     if (b->exclusive)
         ev_host_floor(st->host, b->sub, have.floor_stream_seq);
     if (have.delivered_stream_seq > g->top || g->top - have.delivered_stream_seq > BACK_MAX)

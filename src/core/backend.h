@@ -311,10 +311,18 @@ struct ev_missing {
     bool certainly;                /* there is no room, as was seen */
 };
 bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev_missing *missing);
-/* ack_all. Certain: all that the broker delivered and holds as unsettled was handed to the core, `consumer_seq` is the
- * broker's count of the last of it, and what follows is handed over without a gap, until said otherwise. Before the
- * first call it is not. [loop] */
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq);
+/* ack_all. Certain: all that the broker delivered and holds as unsettled was handed to the core, and what follows is handed
+ * over without a gap, until said otherwise (NULL). Before the first call it is not. [loop] */
+struct ev_certainty {
+    uint64_t consumer_seq; /* the broker's count of the last of it */
+    uint64_t floor_seq;    /* ... of the last ack it took; 0: it does not count them */
+    bool exact;            /* it took no ack above `consumer_seq`; else the two may be late */
+};
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, const struct ev_certainty *certain);
+/* ack_all. The count of an ack that the backend sends by itself, below all that is here; `consumer_seq` was delivered. [loop] */
+uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq);
+/* This message was settled here and is not here any more, however the broker counts it. [loop] */
+bool ev_host_settled(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq, int64_t stored_ns);
 /* ack_all. All that the broker holds as delivered and unsettled lies in first..last: how many of them the core has. [loop] */
 uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last);
 /* After detach: nothing more comes for this subscription. [loop] */

@@ -151,6 +151,29 @@ void ev_frontier_finish(struct ev_frontier *f, uint64_t seq)
         count_ready(f);
 }
 
+void ev_frontier_certain(struct ev_frontier *f, uint64_t delivered, uint64_t floor, bool exact)
+{
+    f->certain = true;
+    f->top = delivered;
+    if (f->last < floor || (exact && f->last > delivered))
+        f->last = floor;
+}
+
+/* Of an ack behind which so many stay. */
+static uint64_t count_of(const struct ev_frontier *f, uint32_t stay)
+{
+    const uint64_t most = f->top > stay ? f->top - stay : 0;
+
+    return most > f->last ? most : f->last + 1;
+}
+
+uint64_t ev_frontier_count_below(struct ev_frontier *f, uint64_t delivered)
+{
+    f->top = delivered > f->top ? delivered : f->top;
+    f->last = count_of(f, f->count);
+    return f->last;
+}
+
 bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *ret_count)
 {
     uint32_t n = f->ready;
@@ -161,12 +184,13 @@ bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *re
     if (n == 0 || (!f->certain && !EV_BUG(EV_BUG_FRONTIER_CERTAIN)))
         return false;
     *ret_seq = ev_frontier_entry(f, n - 1)->seq;
-    *ret_count = f->top - (f->count - n);
+    *ret_count = count_of(f, f->count - n);
     return true;
 }
 
 void ev_frontier_told(struct ev_frontier *f)
 {
+    f->last = count_of(f, f->count - f->ready);
     f->head += f->ready;
     f->count -= f->ready;
     f->ready = 0;

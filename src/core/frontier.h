@@ -7,8 +7,9 @@
  * here: `certain`, as the backend says (ev_host_certain). In doubt nothing is acked; what finishes waits.
  *
  * Count of the ack. nats-server ignores an ack whose consumer sequence is not above that of the ack before, and a message
- * that was delivered again has a high one. So an ack carries the count of the last delivery, less what stays behind: it goes
- * up by at least one for each message that an ack settles, and leaves as many numbers as messages stay.
+ * that was delivered again has a high one. So an ack carries the count of the last delivery, less what stays behind: it leaves
+ * as many numbers as messages stay. And always more than the ack before: a leader that was elected may have counted less far
+ * than was delivered, and take no other until it has counted to where that ack was.
  */
 #ifndef EV_CORE_FRONTIER_H
 #define EV_CORE_FRONTIER_H
@@ -29,6 +30,7 @@ struct ev_frontier {
     uint32_t mask, head, count;
     uint32_t ready; /* the first so many are finished */
     uint64_t top;   /* the broker's count of the last delivery */
+    uint64_t last;  /* the count of the last ack */
     bool certain;
 };
 
@@ -48,6 +50,14 @@ void ev_frontier_finish(struct ev_frontier *f, uint64_t seq);
 
 /* It is here, or was and waits for the frontier. */
 bool ev_frontier_has(const struct ev_frontier *f, uint64_t seq);
+
+/* All that the broker holds as delivered is in here. `delivered` is its count, `floor` that of the last ack it is known to have
+ * taken. `exact`: it has counted no further, and an ack of ours above that was not taken; else those are what several agreed on. */
+void ev_frontier_certain(struct ev_frontier *f, uint64_t delivered, uint64_t floor, bool exact);
+
+/* The count of an ack below all that is here, by which the broker is told what it does not know; it has counted to `delivered`, or
+ * further. */
+uint64_t ev_frontier_count_below(struct ev_frontier *f, uint64_t delivered);
 
 /* Where the frontier is; false: nothing at the front is finished, or it is not certain. */
 bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *ret_count);

@@ -124,14 +124,29 @@ void ev_host_floor(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_
     ev_span_settled(&sub->past->given, stream_seq);
 }
 
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, const struct ev_certainty *certain)
 {
     (void)host;
-    sub->frontier.certain = certain;
+    sub->frontier.certain = false;
     if (!certain)
         return;
-    sub->frontier.top = consumer_seq;
+    ev_frontier_certain(&sub->frontier, certain->consumer_seq, certain->floor_seq, certain->exact);
     ev_room_changed(sub);
+}
+
+uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq)
+{
+    (void)host;
+    return ev_frontier_count_below(&sub->frontier, consumer_seq);
+}
+
+bool ev_host_settled(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq, int64_t stored_ns)
+{
+    const struct ev_past *past = sub->past;
+
+    return past && !ev_host_holds(host, sub, stream_seq) &&
+           (ev_settled_has(&past->settled, ev_settled_key(stream_seq, stored_ns)) ||
+            ev_span_has(&past->given, stream_seq, stored_ns));
 }
 
 uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)

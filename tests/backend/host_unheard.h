@@ -31,9 +31,21 @@ bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev
     return missing->certainly;
 }
 
-void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, bool certain, uint64_t consumer_seq)
+void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, const struct ev_certainty *certain)
 {
-    (void)host, (void)sub, (void)certain, (void)consumer_seq;
+    (void)host, (void)sub, (void)certain;
+}
+
+uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq)
+{
+    (void)host, (void)sub;
+    return consumer_seq;
+}
+
+bool ev_host_settled(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq, int64_t stored_ns)
+{
+    (void)host, (void)sub, (void)stream_seq, (void)stored_ns;
+    return false;
 }
 
 uint32_t ev_host_unsettled(struct ev_host *host, struct evbus_sub *sub, uint64_t first, uint64_t last)

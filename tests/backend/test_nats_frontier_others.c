@@ -11,6 +11,8 @@
 #include "core/sub.h"
 #include "support/nats_case.h"
 
+#include <inttypes.h>
+
 #define TOPIC "frontier.orders"
 #define ACK_WAIT_MS 2000
 
@@ -260,6 +262,51 @@ static void test_frontier_what_lies_below_the_ack_floor_is_settled(void **state)
     assert_int_equal(asked_again(next), 0);
 }
 
+/* ---- Counts of acks ---------------------------------------------------------------------------------------------- */
+
+/* As an earlier member's ack may: the server takes any count that is above that of the ack before. */
+static void other_acks(struct nats_case *c, uint64_t seq, uint64_t count)
+{
+    char stream[EV_NAME_MAX], durable[EV_NAME_MAX], subject[3 * EV_NAME_MAX];
+    natsMsg *answer = NULL;
+
+    names(stream, durable);
+    (void)snprintf(subject, sizeof subject, "$JS.ACK.%s.%s.1.%" PRIu64 ".%" PRIu64 ".0.0", stream, durable, seq, count);
+    assert_int_equal(natsConnection_RequestString(&answer, c->nc, subject, "+ACK", wait_patience_ms()), NATS_OK);
+    natsMsg_Destroy(answer);
+}
+
+/* One that was delivered again has a high count, and a leader of a cluster that does not know of it has not counted so far. It takes
+ * an ack of that count, and then none below. */
+static void test_frontier_goes_on_after_an_ack_of_a_count_that_was_never_reached(void **state)
+{
+    struct nats_case *c = *state;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *first = suite_open(&c->s, NULL);
+    (void)suite_sub(first, TOPIC, &c->tally, &frontier);
+    suite_publish_many(first, TOPIC, "a", 1, 1, 5);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 5));
+    await_settled(c);
+    suite_close(&c->s, first);
+    evbus *bus = suite_open(&c->s, NULL);
+    suite_publish_many(bus, TOPIC, "a", 1, 6, 9);
+    must_reach(bus, publishes_inflight, 0);
+    assert_int_equal(other_takes(other_pulls(c, 4), 4), 4);
+    other_acks(c, 6, 1000);
+    jsConsumerInfo *info = asked(c);
+    assert_int_equal(info->AckFloor.Consumer, 1000); /* it bit */
+    assert_int_equal(info->AckFloor.Stream, 6);
+    jsConsumerInfo_Destroy(info);
+    (void)suite_sub(bus, TOPIC, &c->tally, &frontier);
+    suite_publish_many(bus, TOPIC, "a", 1, 10, 20);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 5 + 20 - 6));
+    must_settle_to(c, 20);
+    suite_publish_many(bus, TOPIC, "a", 1, 21, 30);
+    must_settle_to(c, 30);
+    assert_int_equal(tally_runs(&c->tally, "a0", 7), 1);
+}
+
 /* ---- What is known of what is here ------------------------------------------------------------------------------- */
 
 /* On the loop: its consumer is lost, as the backend sees it; the frontier. */
@@ -388,6 +435,71 @@ static void test_frontier_tells_a_leader_that_is_behind_its_replicas(void **stat
     assert_int_equal(tally_runs(&c->tally, "a0", 9), 1);
 }
 
+static void be_ahead(evbus *bus, struct ev_command *command)
+{
+    struct ev_nats_consume *c = ((const struct ev_nats *)bus->state)->consume;
+
+    c->as_clustered = true;
+    c->as_floor_most = 8;
+    atomic_store(&((struct look *)command)->done, true);
+}
+
+/* The leader took acks up to 12 that its replicas did not note: they name 8 as settled. Nothing of what lies between will ever come
+ * again, but it was settled here. */
+static void test_frontier_goes_on_where_a_leader_is_ahead_of_its_replicas(void **state)
+{
+    struct nats_case *c = *state;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    evbus_sub *sub = suite_sub(bus, TOPIC, &c->tally, &frontier);
+    suite_publish_many(bus, TOPIC, "a", 1, 1, 12);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 12));
+    must_settle_to(c, 12);
+    (void)look(bus, NULL, be_ahead);
+    (void)look(bus, sub, lose_consumer);
+    suite_publish_many(bus, TOPIC, "a", 1, 13, 20);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 20));
+    must_settle_to(c, 20);
+    assert_int_equal(tally_runs(&c->tally, "a0", 9), 1);
+}
+
+static void be_as_noted(evbus *bus, struct ev_command *command)
+{
+    ((const struct ev_nats *)bus->state)->consume->as_floor_most = 0;
+    atomic_store(&((struct look *)command)->done, true);
+}
+
+/* The same for the next member, which cannot know: the leader is asked to step down, for the next one goes on from what is noted. */
+static void test_frontier_has_a_leader_that_is_ahead_step_down(void **state)
+{
+    struct nats_case *c = *state;
+    natsSubscription *asked_to = NULL;
+    natsMsg *request = NULL;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *first = suite_open(&c->s, NULL);
+    (void)suite_sub(first, TOPIC, &c->tally, &frontier);
+    suite_publish_many(first, TOPIC, "a", 1, 1, 12);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 12));
+    must_settle_to(c, 12);
+    suite_close(&c->s, first);
+    assert_int_equal(natsConnection_SubscribeSync(&asked_to, c->nc, "$JS.API.CONSUMER.LEADER.STEPDOWN.>"), NATS_OK);
+    evbus *bus = suite_open(&c->s, NULL);
+    (void)look(bus, NULL, be_ahead);
+    (void)suite_sub(bus, TOPIC, &c->tally, &frontier);
+    suite_publish_many(bus, TOPIC, "a", 1, 13, 20);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 20));
+    assert_int_equal(natsSubscription_NextMsg(&request, asked_to, wait_patience_ms()), NATS_OK);
+    jsConsumerInfo *info = asked(c);
+    assert_int_equal(info->AckFloor.Stream, 12); /* until then nothing is acked */
+    jsConsumerInfo_Destroy(info);
+    (void)look(bus, NULL, be_as_noted);
+    must_settle_to(c, 20);
+    natsMsg_Destroy(request);
+    natsSubscription_Destroy(asked_to);
+}
+
 struct listing {
     struct ev_command command;
     bool short_alone, short_of_several, whole;
@@ -436,8 +548,11 @@ int main(int argc, char **argv)
     struct CMUnitTest tests[] = {
         CASE(test_frontier_goes_past_nothing_another_client_took),
         CASE(test_frontier_what_lies_below_the_ack_floor_is_settled),
+        CASE(test_frontier_goes_on_after_an_ack_of_a_count_that_was_never_reached),
         CASE(test_frontier_bound_again_waits_for_what_still_runs),
         CASE(test_frontier_tells_a_leader_that_is_behind_its_replicas),
+        CASE(test_frontier_goes_on_where_a_leader_is_ahead_of_its_replicas),
+        CASE(test_frontier_has_a_leader_that_is_ahead_step_down),
         CASE(test_frontier_believes_no_list_that_ends_before_what_was_delivered),
     };
 
