@@ -82,7 +82,6 @@ static natsStatus set_basics(natsOptions *o, const struct ev_nats_config *cfg, c
     TRY(natsOptions_SetSendAsap(o, true));  /* else a flusher thread is started for nothing */
     TRY(natsOptions_SetIOBufSize(o, IO_BUFFER));
     TRY(natsOptions_SetTimeout(o, cfg->connect_timeout_ms));
-    TRY(natsOptions_SetWriteDeadline(o, WRITE_DEADLINE_MS));
     if (cfg->name)
         TRY(natsOptions_SetName(o, cfg->name));
     return NATS_OK;
@@ -97,6 +96,8 @@ static natsStatus set_tls(natsOptions *o, const struct ev_nats_config *cfg, cons
     if (!cfg->tls && !server->tls)
         return natsOptions_SetExpectedHostname(o, NO_HOST);
     TRY(natsOptions_SetSecure(o, true));
+    TRY(natsOptions_SetWriteDeadline(
+        o, WRITE_DEADLINE_MS)); /* plain sockets never wait; it reads the clock for each message */
     if (cfg->tls_ca_file)
         TRY(natsOptions_LoadCATrustedCertificates(o, cfg->tls_ca_file));
     if (cfg->tls_cert_file)

@@ -38,7 +38,9 @@
 
 #define EV_NATS_BUFFER_MAX (1024u * 1024u) /* libnats's output buffer has no bound of its own: send() stops here */
 #define EV_NATS_TURN_MSGS 1024u            /* messages handed on per turn; the core wants its turn too */
-#define EV_NATS_GRAVES 64u                 /* natsMsg_Destroy goes through one global thread: in batches */
+#define EV_NATS_GRAVES 1024u               /* natsMsg_Destroy wakes one global thread: in batches of so many ... */
+#define EV_NATS_GRAVE_BYTES (1024u * 1024) /* ... or of so much ... */
+#define EV_NATS_GRAVE_TIME (20 * EV_MS)    /* ... or after so long */
 #define EV_NATS_SERVERS_MAX 64u            /* configured and discovered */
 #define EV_NATS_STUCK_MAX 16u              /* attempts of this process hanging in a TLS handshake, abandoned */
 #define EV_NATS_INBOX_MAX 128u
@@ -167,7 +169,9 @@ struct ev_nats {
     natsStatistics *stats;
     natsMsg *graves[EV_NATS_GRAVES];
     uint32_t grave_count;
-    char *scratch; /* header text while it is taken apart */
+    uint64_t grave_bytes;
+    int64_t graves_due; /* when they are freed; EV_NEVER: there is none */
+    char *scratch;      /* header text while it is taken apart */
     size_t scratch_cap;
     char fault[EV_NATS_TEXT_MAX]; /* what libnats reported of this session, for the text of its end; "": nothing */
     evbus_status fault_status;

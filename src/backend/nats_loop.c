@@ -280,6 +280,8 @@ bool ev_nats_turn(void *state, int64_t now)
     if (st->shut)
         return false;
     st->now = now;
+    if (now >= st->graves_due)
+        ev_nats_bury_all(st);
     bool any = take_posted(st);
     if (!st->session) {
         (void)ev_nats_keeper_check(st, now);
@@ -321,6 +323,8 @@ int64_t ev_nats_due(void *state)
     if (st->session->dead)
         return 0;
     int64_t due = heartbeat_due(st);
+    if (st->graves_due < due)
+        due = st->graves_due;
     const int64_t lanes = ev_nats_lanes_due(st);
     if (lanes < due)
         due = lanes;
@@ -341,7 +345,6 @@ void ev_nats_wait(void *state, int64_t deadline)
         return;
     if (st->more || st->dropped || st->ready_events != 0 || ev_load_acquire(&st->posted) != 0)
         return;
-    ev_nats_bury_all(st);
     const int64_t left = deadline == EV_NEVER ? WAIT_MAX_MS * EV_MS : deadline - ev_clock_now(NULL);
     int ms = 0;
     if (left > 0) /* upwards: waking a moment before the deadline would only turn in vain */

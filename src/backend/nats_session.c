@@ -265,6 +265,7 @@ evbus_status ev_nats_loop_init(struct ev_nats *st)
         return ev_fail(EVBUS_SYSTEM, "eventfd: %s", strerror(errno));
     if (!ev_nats_epoll_add(st, st->wake_fd, EPOLLIN | EPOLLET, WAKE_COOKIE))
         return ev_fail(EVBUS_SYSTEM, "epoll_ctl: %s", strerror(errno));
+    st->graves_due = EV_NEVER;
     if (natsStatistics_Create(&st->stats) != NATS_OK)
         return ev_fail(EVBUS_NOMEM, "no memory for the session");
     return EVBUS_OK;
@@ -304,8 +305,11 @@ void ev_nats_bury(struct ev_nats *st, natsMsg *msg)
 {
     if (!msg)
         return;
-    if (st->grave_count == EV_NATS_GRAVES)
+    if (st->grave_count == EV_NATS_GRAVES || st->grave_bytes >= EV_NATS_GRAVE_BYTES)
         ev_nats_bury_all(st);
+    if (st->grave_count == 0)
+        st->graves_due = st->now + EV_NATS_GRAVE_TIME;
+    st->grave_bytes += (uint64_t)natsMsg_GetDataLength(msg);
     st->graves[st->grave_count++] = msg;
 }
 
@@ -314,6 +318,8 @@ void ev_nats_bury_all(struct ev_nats *st)
     for (uint32_t i = 0; i < st->grave_count; i++)
         natsMsg_Destroy(st->graves[i]);
     st->grave_count = 0;
+    st->grave_bytes = 0;
+    st->graves_due = EV_NEVER;
 }
 
 uint32_t ev_nats_drain_sub(struct ev_nats *st, natsSubscription *sub, uint32_t budget, ev_nats_take take, void *ctx)

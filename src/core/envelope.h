@@ -14,8 +14,8 @@
 size_t ev_envelope_size(const evbus_envelope *env);
 
 /*
- * Every rule for publishing but the payload's JSON, which encode checks; the first broken one is reported. event_id
- * NULL is fine here (the caller makes one), a blank one is not.
+ * Every rule for publishing but the strings' UTF-8 and the payload's JSON, which encode checks; the first broken one is
+ * reported. event_id NULL is fine here (the caller makes one), a blank one is not.
  * Returns: EVBUS_OK, EVBUS_INVALID (the detail has field, value and rule)
  */
 evbus_status ev_envelope_check(const evbus_envelope *env);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The rules of an envelope's fields, in the original's order: event_id, aggregate_id, event_type, event_version,
- * payload, then the aggregate id's format. Ours come last: strings are UTF-8. Failures name field, value and rule.
+ * payload, then the aggregate id's format. Ours, that strings are UTF-8, is for who writes them. Failures name field, value and rule.
  */
 #include "core/envelope.h"
 
@@ -105,21 +105,6 @@ static evbus_status check_format(const char *id, bool received)
     return good == len ? EVBUS_OK : fail_format(core, len, good, (size_t)(core - id));
 }
 
-static evbus_status check_utf8(const char *field, const char *text)
-{
-    char value[EV_SHORT_MAX];
-
-    if (!text)
-        return EVBUS_OK;
-
-    const size_t len = strlen(text);
-    const char *wrong = ev_utf8_check(text, text + len);
-    if (wrong == text + len)
-        return EVBUS_OK;
-    return ev_fail(EVBUS_INVALID, "%s '%s': invalid UTF-8 at byte %zu", field, ev_utf8_short(value, text, len),
-                   (size_t)(wrong - text));
-}
-
 static evbus_status check(const evbus_envelope *env, bool received)
 {
     const bool id_is_made = !env->event_id && !received;
@@ -139,17 +124,7 @@ static evbus_status check(const evbus_envelope *env, bool received)
 
 evbus_status ev_envelope_check(const evbus_envelope *env)
 {
-    evbus_status st = check(env, false);
-
-    if (st == EVBUS_OK)
-        st = check_utf8("event_id", env->event_id);
-    if (st == EVBUS_OK)
-        st = check_utf8("event_type", env->event_type);
-    if (st == EVBUS_OK)
-        st = check_utf8("trace_id", env->trace_id);
-    if (st == EVBUS_OK)
-        st = check_utf8("correlation_id", env->correlation_id);
-    return st;
+    return check(env, false);
 }
 
 evbus_status ev_envelope_check_received(const evbus_envelope *env)

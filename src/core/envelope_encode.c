@@ -150,6 +150,14 @@ static size_t put_wide(struct writer *w, const char *at, const char *end)
     return len;
 }
 
+static evbus_status fail_utf8(const char *field, const char *text, const char *end, const char *at)
+{
+    char value[EV_SHORT_MAX];
+
+    return ev_fail(EVBUS_INVALID, "%s '%s': invalid UTF-8 at byte %zu", field,
+                   ev_utf8_short(value, text, (size_t)(end - text)), (size_t)(at - text));
+}
+
 static evbus_status put_text(struct writer *w, const char *field, const char *text)
 {
     if (!text)
@@ -170,7 +178,7 @@ static evbus_status put_text(struct writer *w, const char *field, const char *te
         while (at < end && (unsigned char)*at >= 0x80) {
             const size_t len = put_wide(w, at, end);
             if (len == 0)
-                return ev_fail(EVBUS_INVALID, "%s: invalid UTF-8 at byte %zu", field, (size_t)(at - text));
+                return fail_utf8(field, text, end, at);
             at += len;
         }
     }

@@ -17,6 +17,17 @@
 #define ASK_MIN (50 * EV_MS)
 #define ASK_MAX EV_SEC
 
+/* ---- Time: when to look -------------------------------------------------------------------------------------------- */
+
+/* Slots are looked through when the first of them is due, in steps: all of them are out of the processor's cache by then. */
+static void look_by(evbus *bus, int64_t at, int64_t now)
+{
+    const int64_t step = now + CHECK_STEP, by = at > step ? at : step;
+
+    if (by < bus->out.next_check)
+        bus->out.next_check = by;
+}
+
 /* ---- Held messages ----------------------------------------------------------------------------------------------- */
 
 static void list_topic(evbus *bus, struct ev_topic *topic)
@@ -153,6 +164,7 @@ static enum ev_sent send(evbus *bus, struct ev_slot *slot, int64_t now)
     if (slot->outage) { /* its time as a held one is over: from here on it is a publish like any other */
         ev_outage_forget(slot);
         slot->deadline_ns = ev_deadline(now, bus->cfg.o.publish_timeout_ms);
+        look_by(bus, slot->deadline_ns, now);
     }
     slot->order = t->last_order = ++bus->out.order;
     slot->mark = bus->ops->sent_mark(bus->state);
@@ -177,9 +189,9 @@ static bool may_send(const evbus *bus, const struct ev_topic *t)
 
 void ev_outbound_submit(evbus *bus, struct ev_slot *slot, int64_t now)
 {
-    bus->out.active++;
-    if (bus->out.active == 1)
-        bus->out.next_check = now + CHECK_STEP;
+    if (bus->out.active++ == 0)
+        bus->out.next_check = EV_NEVER;
+    look_by(bus, slot->deadline_ns, now);
     if (!may_send(bus, slot->topic)) {
         hold(bus, slot, false);
         (void)end_without_link(bus, slot, now);
@@ -312,12 +324,20 @@ static void repeat(evbus *bus, struct ev_slot *slot)
 
 /* A probe may meet a stream whose subjects are being changed, and is never answered then. It is sent again, still before
  * all that is held, if its message id makes that safe. */
+static int64_t probe_due(const struct ev_topic *t)
+{
+    const struct ev_slot *slot = t->probe;
+    const int64_t due = t->probe_at + PROBE_PATIENCE;
+    const bool renewable = slot && slot->phase == EV_PHASE_SENT && slot->msg_id && slot->order == t->last_order;
+
+    return renewable && due < slot->deadline_ns ? due : EV_NEVER;
+}
+
 static void renew_probe(evbus *bus, struct ev_topic *t, int64_t now)
 {
     struct ev_slot *slot = t->probe;
 
-    if (!slot || slot->phase != EV_PHASE_SENT || !slot->msg_id || slot->order != t->last_order ||
-        now < t->probe_at + PROBE_PATIENCE || now >= slot->deadline_ns)
+    if (now < probe_due(t) || now >= slot->deadline_ns)
         return;
     slot->maybe_stored = true;
     repeat(bus, slot);
@@ -346,12 +366,13 @@ static void answered_refused(evbus *bus, struct ev_slot *slot, const struct ev_a
 
 /* The broker has its message id and did not store it yet: whether it will is not known. It is asked again after as long as this
  * took until now, if that is in order; see check_deadlines. */
-static void answered_under_way(struct ev_slot *slot, int64_t now)
+static void answered_under_way(evbus *bus, struct ev_slot *slot, int64_t now)
 {
     const int64_t took = now - slot->accepted_ns;
 
     slot->maybe_stored = slot->under_way = true;
     slot->ask_at = now + (took < ASK_MIN ? ASK_MIN : took > ASK_MAX ? ASK_MAX : took);
+    look_by(bus, slot->ask_at, now);
 }
 
 static void ask_again(evbus *bus, struct ev_slot *slot, int64_t now)
@@ -394,7 +415,7 @@ void ev_outbound_answer(evbus *bus, uint32_t index, uint32_t generation, const s
     if (t->probe || ev_load_relaxed(&t->gate) == EV_GATE_CLOSED) /* own field */
         gate_open(bus, t);
     if (ack->outcome == EVBUS_OUTCOME_UNKNOWN) {
-        answered_under_way(slot, now);
+        answered_under_way(bus, slot, now);
         return;
     }
     slot->sequence = ack->sequence;
@@ -491,25 +512,36 @@ static void expire_sent(evbus *bus, struct ev_slot *slot, int64_t now)
     ev_gate_close(bus, t, now, "a publish was not answered until its deadline");
 }
 
+/* Returns when it is due. */
+static int64_t check_deadline(evbus *bus, struct ev_slot *slot, int64_t now)
+{
+    if (now < slot->deadline_ns) {
+        if (slot->under_way)
+            ask_again(bus, slot, now);
+        return slot->under_way && slot->ask_at < slot->deadline_ns ? slot->ask_at : slot->deadline_ns;
+    }
+    if (slot->phase == EV_PHASE_HELD)
+        expire_held(bus, slot, now);
+    else
+        expire_sent(bus, slot, now);
+    return EV_NEVER;
+}
+
 static void check_deadlines(evbus *bus, int64_t now)
 {
+    int64_t first = EV_NEVER;
+
     if (bus->out.active == 0 || now < bus->out.next_check)
         return;
-    bus->out.next_check = now + CHECK_STEP;
+    bus->out.next_check = EV_NEVER;
     for (uint32_t i = 0; i < bus->slots.count + bus->slots.letters; i++) {
         struct ev_slot *slot = &bus->slots.all[i];
         if (slot->phase == EV_PHASE_IDLE)
             continue;
-        if (now < slot->deadline_ns) {
-            if (slot->under_way)
-                ask_again(bus, slot, now);
-            continue;
-        }
-        if (slot->phase == EV_PHASE_HELD)
-            expire_held(bus, slot, now);
-        else
-            expire_sent(bus, slot, now);
+        const int64_t due = check_deadline(bus, slot, now);
+        first = due < first ? due : first;
     }
+    look_by(bus, first, now);
 }
 
 bool ev_outbound_turn(evbus *bus, int64_t now)
@@ -530,6 +562,8 @@ int64_t ev_outbound_due(const evbus *bus)
     for (const struct ev_topic *t = bus->out.held_topics; t; t = t->next_held)
         if (t->held.count && !t->probe && t->probe_at < due && ev_link_is_up(bus))
             due = t->probe_at;
+        else if (probe_due(t) < due)
+            due = probe_due(t);
     return due;
 }
 

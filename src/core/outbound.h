@@ -19,7 +19,7 @@ struct ev_outbound {
     uint64_t order;               /* sends so far */
     uint32_t active;              /* slots the loop owns: held or sent */
     struct ev_topic *held_topics; /* topics with something held or a closed gate */
-    int64_t next_check;           /* deadlines are looked at in steps */
+    int64_t next_check;           /* when deadlines are looked at; EV_NEVER: there is none */
     struct ev_slot *last_sent;    /* of those that are answered; a hint */
     bool full;                    /* the backend takes no more this turn */
 };

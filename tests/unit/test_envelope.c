@@ -248,7 +248,7 @@ static void test_envelope_encode_refuses_what_was_not_checked(void **state)
     env = good;
     env.correlation_id = "abc\xe2\x80";
     assert_int_equal(encode(&env, &out, &len), EVBUS_INVALID);
-    assert_string_equal(evbus_error_detail(), "correlation_id: invalid UTF-8 at byte 3");
+    assert_string_equal(evbus_error_detail(), "correlation_id 'abc?\?': invalid UTF-8 at byte 3");
 }
 
 /* Every capacity below the length is a limit, and nothing is written behind it. */
