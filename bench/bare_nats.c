@@ -61,7 +61,7 @@ void bare_stream_delete(const char *stream)
     disconnect_js(nc, js);
 }
 
-void bare_consumer(const char *stream, const char *durable, bool ack_all, int64_t max_ack_pending)
+void bare_consumer(const char *stream, const char *durable, const char *topic, bool ack_all, int64_t max_ack_pending)
 {
     jsCtx *js = NULL;
     natsConnection *nc = connect_js(&js);
@@ -69,6 +69,7 @@ void bare_consumer(const char *stream, const char *durable, bool ack_all, int64_
 
     bare_check(jsConsumerConfig_Init(&cfg), "consumer");
     cfg.Durable = durable;
+    cfg.FilterSubject = topic;
     cfg.AckPolicy = ack_all ? js_AckAll : js_AckExplicit;
     cfg.DeliverPolicy = js_DeliverAll;
     cfg.AckWait = INT64_C(30000000000);
@@ -260,6 +261,8 @@ void bare_loop_wake(struct bare_loop *loop)
         (void)!write(loop->wake_fd, &one, sizeof one);
 }
 
+#define GRAVE_TIME 20000000 /* as ours: each time it is done wakes libnats's garbage collector */
+
 static void destroy_graves(struct bare_loop *loop)
 {
     while (loop->grave_count > 0)
@@ -268,8 +271,10 @@ static void destroy_graves(struct bare_loop *loop)
 
 void bare_loop_bury(struct bare_loop *loop, natsMsg *msg)
 {
-    if (loop->grave_count == 64)
+    if (loop->grave_count == BARE_GRAVES)
         destroy_graves(loop);
+    if (loop->grave_count == 0)
+        loop->graves_due = bench_now() + GRAVE_TIME;
     loop->graves[loop->grave_count++] = msg;
 }
 
@@ -294,7 +299,8 @@ static void nap(struct bare_loop *loop)
         natsConnection_ProcessWriteEvent(loop->nc);
     if (atomic_load(&loop->want_write))
         fds[0].events |= POLLOUT;
-    destroy_graves(loop);
+    if (loop->grave_count > 0 && bench_now() >= loop->graves_due)
+        destroy_graves(loop);
     (void)poll(fds, 2, atomic_load(&loop->sleeping) ? 100 : 0);
     atomic_store(&loop->sleeping, false);
     if (fds[1].revents & POLLIN)

@@ -19,8 +19,8 @@ void bare_check(natsStatus s, const char *what); /* ends the run when it is not 
 /* Makes (after deleting it) a stream, by a connection of its own. */
 void bare_stream(const char *stream, const char *subjects, bool memory);
 void bare_stream_delete(const char *stream);
-/* A pull consumer with explicit acks or ack-all, from the first message on. */
-void bare_consumer(const char *stream, const char *durable, bool ack_all, int64_t max_ack_pending);
+/* A pull consumer with explicit acks or ack-all, from the first message on; of one topic, or (NULL) of all in the stream. */
+void bare_consumer(const char *stream, const char *durable, const char *topic, bool ack_all, int64_t max_ack_pending);
 
 /* ---- Raw publishing ---------------------------------------------------------------------------------------------- */
 
@@ -46,6 +46,8 @@ bool bare_raw_finish(struct bare_raw *raw); /* all answered; then closes */
 
 /* ---- The event loop ---------------------------------------------------------------------------------------------- */
 
+#define BARE_GRAVES 1024
+
 struct bare_loop {
     natsConnection *nc;
     natsSubscription *sub; /* of inbox.> */
@@ -56,8 +58,9 @@ struct bare_loop {
     void (*turn)(struct bare_loop *loop);               /* before writing */
     void (*take)(struct bare_loop *loop, natsMsg *msg); /* each message of `sub`; owns it */
     void *ctx;
-    natsMsg *graves[64];
+    natsMsg *graves[BARE_GRAVES];
     unsigned grave_count;
+    int64_t graves_due;
 };
 
 void bare_loop_open(struct bare_loop *loop);

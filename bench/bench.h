@@ -49,6 +49,7 @@ struct variant {
     const char *name;
     bench_run run;
     const void *arg;
+    bool always; /* also with --only: what the others need */
     struct figures round[ROUNDS_MAX];
 };
 
@@ -110,6 +111,8 @@ struct row {
 };
 
 void report_row(const struct row *row);
+/* Of --only: one line. */
+void report_only(const struct variant *v, unsigned rounds);
 /* One point of a chart. */
 void report_point(const char *chart, const char *line, double x, const char *x_unit, double y, const char *y_unit);
 /* A sentence beside the rows; no double quotes in it. */
@@ -117,10 +120,12 @@ void report_note(const char *row, const char *format, ...) __attribute__((format
 /* Exit status: 0 when every row was reached, 1 when one was short. */
 int report_end(void);
 
-/* Arguments every program knows: --rounds N, --quick (few and short), --seconds N. */
+/* Arguments every program knows: --rounds N, --quick (few and short), --seconds N, --only NAME (the variants of that name, and
+ * no rows: to look at one of them with a profiler). */
 struct bench_args {
     unsigned rounds, seconds;
     bool quick;
+    const char *only;
 };
 extern struct bench_args bench_args;
 void bench_begin(int argc, char **argv, unsigned rounds, unsigned seconds);

@@ -177,7 +177,7 @@ static bool run_bare(const struct job *job, struct figures *out)
 {
     struct meter m;
 
-    bare_consumer(STREAM, "bare", false, 20000);
+    bare_consumer(STREAM, "bare", TOPIC, false, 20000);
     bare.out.take = drop;
     bare.in.take = take;
     bare.in.turn = free_done;

@@ -38,8 +38,17 @@ static void put_figures(const char *name, const struct variant *v, unsigned roun
     (void)printf("\"rounds\":%u},", rounds);
 }
 
+void report_only(const struct variant *v, unsigned rounds)
+{
+    (void)printf("%s: %.0f a second; client %.3g us, server %.3g us\n", v->name,
+                 bench_spread(v, rounds, FIG_RATE).median, bench_spread(v, rounds, FIG_CLIENT_US).median,
+                 bench_spread(v, rounds, FIG_SERVER_US).median);
+}
+
 void report_row(const struct row *r)
 {
+    if (bench_args.only)
+        return;
     const bool reached =
         r->at_most ? r->verdict.median <= r->target : r->verdict.median >= r->target; /* NAN is short */
 
@@ -66,6 +75,8 @@ void report_row(const struct row *r)
 
 void report_point(const char *chart, const char *line, double x, const char *x_unit, double y, const char *y_unit)
 {
+    if (bench_args.only)
+        return;
     (void)printf("{\"type\":\"point\",\"chart\":\"%s\",\"line\":\"%s\",\"x\":%.6g,\"x_unit\":\"%s\",\"y\":%.6g,"
                  "\"y_unit\":\"%s\"}\n",
                  chart, line, x, x_unit, y, y_unit);
@@ -76,6 +87,8 @@ void report_note(const char *row, const char *format, ...)
     char text[1000];
     va_list args;
 
+    if (bench_args.only)
+        return;
     va_start(args, format);
     (void)vsnprintf(text, sizeof text, format, args);
     va_end(args);

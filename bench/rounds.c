@@ -60,8 +60,10 @@ void bench_begin(int argc, char **argv, unsigned rounds, unsigned seconds)
             bench_args.rounds = number(argv[++i], "--rounds");
         } else if (strcmp(argv[i], "--seconds") == 0) {
             bench_args.seconds = number(argv[++i], "--seconds");
+        } else if (strcmp(argv[i], "--only") == 0 && argv[i + 1]) {
+            bench_args.only = argv[++i];
         } else {
-            bench_fail("usage: %s [--quick] [--rounds N] [--seconds N]", argv[0]);
+            bench_fail("usage: %s [--quick] [--rounds N] [--seconds N] [--only NAME]", argv[0]);
         }
     }
     if (bench_args.rounds > ROUNDS_MAX)
@@ -71,6 +73,15 @@ void bench_begin(int argc, char **argv, unsigned rounds, unsigned seconds)
 
 /* ---- One run ----------------------------------------------------------------------------------------------------- */
 
+static struct figures unmeasured(void)
+{
+    struct figures f;
+
+    for (int i = 0; i < FIG_COUNT; i++)
+        f.v[i] = NAN;
+    return f;
+}
+
 _Noreturn static void run_child(const struct variant *v, int fd, pid_t parent)
 {
     struct figures f;
@@ -78,8 +89,7 @@ _Noreturn static void run_child(const struct variant *v, int fd, pid_t parent)
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(2);
-    for (int i = 0; i < FIG_COUNT; i++)
-        f.v[i] = NAN;
+    f = unmeasured();
     meter_prepare();
     if (!v->run(v->arg, &f))
         _exit(2);
@@ -90,6 +100,10 @@ bool bench_once(const struct variant *v, struct figures *out, unsigned seconds_m
 {
     int fd[2], status = 0;
 
+    if (bench_args.only && !v->always && strcmp(bench_args.only, v->name) != 0) {
+        *out = unmeasured();
+        return true;
+    }
     if (pipe(fd) != 0)
         bench_fail("pipe: %s", strerror(errno));
     (void)fflush(NULL);
@@ -119,6 +133,9 @@ void bench_rounds(struct variant *variants, size_t count, unsigned rounds)
             if (!bench_once(&variants[i], f, 120))
                 bench_fail("a run of '%s' failed", variants[i].name);
         }
+    for (size_t i = 0; i < count; i++)
+        if (bench_args.only && strcmp(bench_args.only, variants[i].name) == 0)
+            report_only(&variants[i], rounds);
 }
 
 /* ---- Medians ----------------------------------------------------------------------------------------------------- */
