@@ -40,6 +40,9 @@ struct figures {
     double v[FIG_COUNT]; /* NAN: not measured */
 };
 
+/* Calls a message of the housekeeping thread, which looks at each subscription every two seconds: not by the message, at most. */
+#define BENCH_BY_TIME 5e-4
+
 /* Fills `out`; false: failed, the reason is on stderr. Runs in a process of its own. */
 typedef bool (*bench_run)(const void *arg, struct figures *out);
 

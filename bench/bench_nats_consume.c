@@ -274,10 +274,11 @@ int main(int argc, char **argv)
             bench_fail("the counting run failed");
         row_count(i ? "frontier acks: our mutex, rwlock and condition calls"
                     : "consuming: our mutex, rwlock and condition calls",
-                  0, &counting[i], FIG_OUR_LOCKS);
+                  BENCH_BY_TIME, &counting[i], FIG_OUR_LOCKS);
         row_count(i ? "frontier acks: our futex calls" : "consuming: our futex calls", 1.0 / 64, &counting[i],
                   FIG_OUR_FUTEX);
-        row_count(i ? "frontier acks: our allocations" : "consuming: our allocations", 0, &counting[i], FIG_OUR_ALLOCS);
+        row_count(i ? "frontier acks: our allocations" : "consuming: our allocations", BENCH_BY_TIME, &counting[i],
+                  FIG_OUR_ALLOCS);
     }
     held(n / 2);
     return report_end();

@@ -28,10 +28,10 @@ struct ev_frontier_entry {
 struct ev_frontier {
     struct ev_frontier_entry *ring; /* ascending, from `head` */
     uint32_t mask, head, count;
-    uint32_t ready; /* the first so many are finished */
-    uint64_t top;   /* the broker's count of the last delivery */
-    uint64_t last;  /* the count of the last ack */
-    bool certain;
+    uint32_t ready : 31; /* the first so many are finished */
+    uint32_t certain : 1;
+    uint64_t top;  /* the broker's count of the last delivery */
+    uint64_t last; /* the count of the last ack */
 };
 
 /* Room for `capacity`, rounded up to a power of two, and more when needed. False: no memory. */
