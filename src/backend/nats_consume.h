@@ -303,12 +303,14 @@ void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b);
 /* All of it is: as the gap rule found. */
 void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b);
 /* It was asked for: the gap rule looks again after the next pull. */
-void ev_nats_frontier_look_again(struct ev_nats *st, struct ev_nats_binding *b);
+void ev_nats_frontier_look_again(struct ev_nats_binding *b);
 /* As many as are pending are here. */
 bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding *b);
 /* It did not come: is it in the stream at all? So it is listed; then: all of the list is here. */
 bool ev_nats_frontier_lists(const struct ev_nats_binding *b);
 bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_binding *b);
+/* It is not. When that goes on, the consumer's leader is asked to step down. */
+void ev_nats_frontier_missing(struct ev_nats *st, struct ev_nats_binding *b);
 /* How many of what is delivered and not settled must be here, at most. */
 uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have);
 /* It lies at or below the ack floor: nobody's any more, and the server takes no ack of it. */

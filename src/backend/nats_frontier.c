@@ -39,6 +39,16 @@ bool ev_nats_frontier_lists(const struct ev_nats_binding *b)
     return b->ack_all && (b->gap.rounds >= GONE_ROUNDS || b->gap.fewer);
 }
 
+static bool lacks_listed(struct ev_nats *st, const struct ev_nats_binding *b)
+{
+    const struct ev_nats_gap *g = &b->gap;
+
+    for (uint32_t i = 0; i < g->count && g->list[i] <= g->top; i++)
+        if (!ev_host_holds(st->host, b->sub, g->list[i]))
+            return true;
+    return false;
+}
+
 bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_binding *b)
 {
     const struct ev_nats_gap *g = &b->gap;
@@ -50,9 +60,8 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
         ((came >= g->first && g->listed_to < came) ||
          (g->rounds < GONE_ROUNDS && ev_host_unsettled(st->host, b->sub, g->first, g->delivered) < g->leaders)))
         return false;
-    for (uint32_t i = 0; i < g->count && g->list[i] <= g->top; i++)
-        if (!ev_host_holds(st->host, b->sub, g->list[i]))
-            return false;
+    if (lacks_listed(st, b))
+        return false;
     if (g->fewer)
         return true; /* others' messages lie between */
     ev_log(st->log, EVBUS_LOG_WARN, "nats",
@@ -61,6 +70,32 @@ bool ev_nats_frontier_all_listed(struct ev_nats *st, const struct ev_nats_bindin
            "stream any more, or below its ack floor",
            b->consumer, b->stream, g->pending);
     return true;
+}
+
+/* In a cluster a leader may know of acks that its replicas have not noted. What lies between never comes, and who did not settle it
+ * cannot know that it is settled. The next leader goes on from what is noted: it delivers it again. */
+void ev_nats_frontier_missing(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    struct ev_nats_gap *g = &b->gap;
+    char subject[EV_NATS_SUBJECT_MAX], reply[EV_NAME_MAX];
+    const int64_t wait = 2 * b->ack_wait_ns;
+
+    if (!b->ack_all || !g->clustered || g->rounds <= GONE_ROUNDS || !lacks_listed(st, b))
+        return;
+    if (g->step_down_at == 0)
+        g->step_down_at = st->now + (wait > STEP_DOWN_MIN ? wait : STEP_DOWN_MIN);
+    if (st->now < g->step_down_at)
+        return;
+    g->step_down_at = st->now + (wait > STEP_DOWN_AGAIN ? wait : STEP_DOWN_AGAIN);
+    st->consume->step_downs++;
+    ev_log(st->log, EVBUS_LOG_WARN, "nats",
+           "consumer '%s' of stream '%s': above %" PRIu64
+           " some of what its replicas have noted as delivered and not settled is "
+           "not here and does not come; its leader is asked to step down",
+           b->consumer, b->stream, g->first - 1);
+    ev_nats_pull_subject(st, b, "CONSUMER.LEADER.STEPDOWN", subject);
+    (void)snprintf(reply, sizeof reply, "%s.c.x", ev_nats_inbox(st));
+    (void)ev_nats_publish(st, subject, reply, NULL, 0);
 }
 
 void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
@@ -81,37 +116,10 @@ void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
     ev_host_certain(st->host, b->sub, &certain);
 }
 
-/* In a cluster a leader may know of acks that its replicas have not noted. What lies between their floor and theirs never comes, and
- * who did not settle it cannot know that it is settled. The next leader goes on from what is noted: it delivers it again. */
-static void step_down(struct ev_nats *st, struct ev_nats_binding *b)
-{
-    struct ev_nats_gap *g = &b->gap;
-    char subject[EV_NATS_SUBJECT_MAX], reply[EV_NAME_MAX];
-    const int64_t wait = 2 * b->ack_wait_ns;
-
-    if (!g->clustered || g->rounds <= GONE_ROUNDS)
-        return;
-    if (g->step_down_at == 0)
-        g->step_down_at = st->now + (wait > STEP_DOWN_MIN ? wait : STEP_DOWN_MIN);
-    if (st->now < g->step_down_at)
-        return;
-    g->step_down_at = st->now + (wait > STEP_DOWN_AGAIN ? wait : STEP_DOWN_AGAIN);
-    st->consume->step_downs++;
-    ev_log(st->log, EVBUS_LOG_WARN, "nats",
-           "consumer '%s' of stream '%s': above %" PRIu64
-           " some of what its replicas have noted as delivered and not settled is "
-           "not here and does not come; its leader is asked to step down",
-           b->consumer, b->stream, g->first - 1);
-    ev_nats_pull_subject(st, b, "CONSUMER.LEADER.STEPDOWN", subject);
-    (void)snprintf(reply, sizeof reply, "%s.c.x", ev_nats_inbox(st));
-    (void)ev_nats_publish(st, subject, reply, NULL, 0);
-}
-
-void ev_nats_frontier_look_again(struct ev_nats *st, struct ev_nats_binding *b)
+void ev_nats_frontier_look_again(struct ev_nats_binding *b)
 {
     if (!b->ack_all)
         return;
-    step_down(st, b);
     b->gap.recheck = !b->gap.due;
     b->gap.due = true;
     b->gap.tried = false;

@@ -192,7 +192,7 @@ static void close_gap(struct ev_nats *st, struct ev_nats_binding *b, bool certai
     if (certain)
         ev_nats_frontier_certain(st, b);
     else
-        ev_nats_frontier_look_again(st, b);
+        ev_nats_frontier_look_again(b);
     if (g->gathering && !g->seen && !g->let_go && (g->told > 0 || g->reached > g->delivered))
         ev_nats_gather_told(st, b);
     g->left = g->told < g->pending ? g->told : g->pending;
@@ -527,6 +527,12 @@ static void probed(struct ev_nats *st, struct ev_nats_binding *b, bool answered)
         wait_out(st, b, EVBUS_LIMIT, "too much was delivered since the oldest message that is not settled");
 }
 
+static void tell_listed(struct ev_nats *st, struct ev_nats_binding *b)
+{
+    ev_nats_frontier_missing(st, b);
+    start_telling(st, b);
+}
+
 static void list_goes_on(struct ev_nats *st, struct ev_nats_binding *b)
 {
     struct ev_nats_gap *g = &b->gap;
@@ -535,10 +541,10 @@ static void list_goes_on(struct ev_nats *st, struct ev_nats_binding *b)
         next_page(st, b);
     else if (ev_nats_frontier_lists(b) && ev_nats_frontier_all_listed(st, b))
         close_gap(st, b, true);
-    else if (g->count > 0)
-        start_telling(st, b);
-    else
+    else if (g->count == 0)
         close_gap(st, b, false);
+    else
+        tell_listed(st, b);
 }
 
 void ev_nats_gap_turn(struct ev_nats *st, struct ev_nats_binding *b)
