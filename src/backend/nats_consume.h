@@ -100,11 +100,12 @@ struct ev_nats_gap {
     bool fewer;           /* ack_all: less is pending than lies between floor and position, in a cluster */
     uint64_t leaders;     /* ack_all: what is pending as the leader knows it */
     uint32_t rounds;      /* ack_all: asked for so often, and not all is here */
-    int64_t step_down_at; /* ack_all: when its leader is asked to, if that goes on; 0: it does not */
-    bool list_ends;       /* its last sequence is here */
-    bool due;             /* to begin when no pull is open */
-    bool logged;          /* no answer: said once per gap */
-    bool others_logged, slow_logged; /* said once */
+    uint64_t floor_told, floor_count; /* ack_all: of which floor the leader was told last, with which count */
+    int64_t step_down_at;             /* ack_all: when its leader is asked to, if that goes on; 0: it does not */
+    bool list_ends;                   /* its last sequence is here */
+    bool due;                         /* to begin when no pull is open */
+    bool logged;                      /* no answer: said once per gap */
+    bool others_logged, slow_logged;  /* said once */
 };
 
 struct ev_nats_binding {
@@ -157,7 +158,6 @@ struct ev_nats_binding {
     struct ev_nats_gap gap;
     struct ev_nats_holding *holding; /* exclusive: nats_lease_io.c's */
     bool active;                     /* exclusive: this member's turn */
-    int64_t made_ns;                 /* ack_all: of the consumer that counted when it was certain the last time */
     bool certain;                    /* ack_all: the core has all that is pending: ev_host_certain */
     uint64_t row;                    /* certain: the last delivery's consumer sequence */
     int64_t patience;                /* until when the pulls of the member before may be open */
@@ -314,10 +314,9 @@ void ev_nats_frontier_missing(struct ev_nats *st, struct ev_nats_binding *b);
 /* How many of what is delivered and not settled must be here, at most. */
 uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have);
 /* It lies at or below the ack floor: nobody's any more, and the server takes no ack of it. */
-bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref);
+bool ev_nats_frontier_is_settled(struct ev_nats *st, struct ev_nats_binding *b, const struct ev_nats_ackref *ref);
 /* All up to the ack floor is settled: the leader may not know. */
-void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq,
-                                 uint64_t consumer_seq);
+void ev_nats_frontier_tell_floor(struct ev_nats *st, struct ev_nats_binding *b);
 /* A delivery comes; one was not taken by the core. */
 void ev_nats_frontier_row(struct ev_nats *st, struct ev_nats_binding *b, uint64_t consumer_seq);
 void ev_nats_frontier_refused(struct ev_nats *st, struct ev_nats_binding *b);

@@ -26,6 +26,7 @@ void ev_nats_frontier_doubt(struct ev_nats *st, struct ev_nats_binding *b)
         ev_host_certain(st->host, b->sub, NULL);
     b->certain = b->gap.recheck = false;
     b->gap.rounds = 0;
+    b->gap.step_down_at = 0;
 }
 
 bool ev_nats_frontier_all_here(struct ev_nats *st, const struct ev_nats_binding *b)
@@ -107,8 +108,8 @@ void ev_nats_frontier_certain(struct ev_nats *st, struct ev_nats_binding *b)
     /* In a cluster its replicas' counts, unless somebody made the consumer anew: those begin again. */
     const struct ev_certainty certain = {.consumer_seq = b->gap.dseq,
                                          .floor_seq = b->gap.floor_seq,
-                                         .exact = !b->gap.clustered || b->gap.made_ns != b->made_ns};
-    b->made_ns = b->gap.made_ns;
+                                         .made_ns = b->gap.made_ns,
+                                         .exact = !b->gap.clustered};
     b->gap.step_down_at = 0;
     b->certain = true;
     b->row = b->gap.dseq;
@@ -139,17 +140,22 @@ uint64_t ev_nats_frontier_pending(const struct ev_nats_consumer *have)
 
 /* In a cluster the floor is what the replicas have agreed on. A leader that was elected before it had worked off all of that
  * (nats-server 2.10.27) goes on from an older state: it holds as pending what lies below, and when that is as much as it
- * may hold, it delivers nothing new, for ever. So it is told; who knows takes no notice. `consumer_seq`: of a delivery that showed it, or 0. */
-void ev_nats_frontier_tell_floor(struct ev_nats *st, const struct ev_nats_binding *b, uint64_t stream_seq,
-                                 uint64_t consumer_seq)
+ * may hold, it delivers nothing new, for ever. So it is told; who knows takes no notice. Of the same floor with the same count, else counts would run ahead. */
+void ev_nats_frontier_tell_floor(struct ev_nats *st, struct ev_nats_binding *b)
 {
-    if (b->gap.clustered && stream_seq != 0)
-        (void)ev_nats_settle_seq(st, (void *)b, EV_SETTLE_ACK, stream_seq,
-                                 ev_host_count_below(st->host, b->sub, consumer_seq));
+    struct ev_nats_gap *g = &b->gap;
+    const uint64_t floor = g->first - 1;
+
+    if (!g->clustered || floor == 0)
+        return;
+    if (g->floor_told != floor)
+        g->floor_count = ev_host_count_below(st->host, b->sub, 0, g->floor_seq);
+    g->floor_told = floor;
+    (void)ev_nats_settle_seq(st, b, EV_SETTLE_ACK, floor, g->floor_count);
 }
 
 /* The time: a server that lost the end of its stream uses the sequences again, for messages that nobody has seen. */
-bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_binding *b, const struct ev_nats_ackref *ref)
+bool ev_nats_frontier_is_settled(struct ev_nats *st, struct ev_nats_binding *b, const struct ev_nats_ackref *ref)
 {
     if (ref->stream_seq >= b->gap.first || ref->stored_ns > b->gap.floor_ns)
         return false;
@@ -158,7 +164,9 @@ bool ev_nats_frontier_is_settled(struct ev_nats *st, const struct ev_nats_bindin
                "consumer '%s' of stream '%s': sequence %" PRIu64 " was delivered although all up to %" PRIu64
                " is acknowledged: it is not run",
                b->consumer, b->stream, ref->stream_seq, b->gap.first - 1);
-    ev_nats_frontier_tell_floor(st, b, ref->stream_seq, ref->consumer_seq);
+    if (b->gap.clustered)
+        (void)ev_nats_settle_seq(st, b, EV_SETTLE_ACK, ref->stream_seq,
+                                 ev_host_count_below(st->host, b->sub, ref->consumer_seq, 0));
     return true;
 }
 

@@ -517,7 +517,7 @@ static void probed(struct ev_nats *st, struct ev_nats_binding *b, bool answered)
         probe(st, b, EV_NATS_GAP_PROBE);
     else if (b->ack_all && !g->worked_off) {
         g->worked_off = true; /* our acks were on their way when it was asked what is pending */
-        ev_nats_frontier_tell_floor(st, b, g->first - 1, 0);
+        ev_nats_frontier_tell_floor(st, b);
         ask(st, b);
     } else if (dense(g) && !ev_nats_frontier_lists(b))
         start_telling(st, b);

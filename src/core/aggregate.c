@@ -480,7 +480,7 @@ static uint64_t here(const struct evbus_sub *sub, uint64_t first, uint64_t last)
     uint64_t n = 0;
 
     for (const evbus_msg *m = sub->oldest; m && !sub->consumer.ack_all; m = m->newer)
-        n += m->stream_seq >= first && m->stream_seq <= last && !m->fenced;
+        n += m->stream_seq >= first && m->stream_seq <= last && !m->fenced && !m->past_stream;
     for (uint32_t i = 0; i < sub->frontier.count; i++) {
         const struct ev_frontier_entry *e = ev_frontier_entry(&sub->frontier, i);
         n += e->seq >= first && e->seq <= last && !e->absent;

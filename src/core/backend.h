@@ -316,11 +316,13 @@ bool ev_host_let_go(struct ev_host *host, struct evbus_sub *sub, const struct ev
 struct ev_certainty {
     uint64_t consumer_seq; /* the broker's count of the last of it */
     uint64_t floor_seq;    /* ... of the last ack it took; 0: it does not count them */
+    int64_t made_ns;       /* when the consumer was made: who was made anew counts from the beginning */
     bool exact;            /* it took no ack above `consumer_seq`; else the two may be late */
 };
 void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, const struct ev_certainty *certain);
-/* ack_all. The count of an ack that the backend sends by itself, below all that is here; `consumer_seq` was delivered. [loop] */
-uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq);
+/* ack_all. The count of an ack that the backend sends by itself, below all that is here; `consumer_seq` was delivered, `floor_seq`
+ * is the count of the last ack that the broker is known to have taken. 0: not known. [loop] */
+uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq, uint64_t floor_seq);
 /* This message was settled here and is not here any more, however the broker counts it. [loop] */
 bool ev_host_settled(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq, int64_t stored_ns);
 /* ack_all. All that the broker holds as delivered and unsettled lies in first..last: how many of them the core has. [loop] */

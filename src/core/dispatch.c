@@ -43,7 +43,7 @@ void ev_settle(evbus *bus, evbus_msg *m, enum ev_settle verb, int64_t delay_ns)
 
     ev_settled_add(&sub->past->settled, ev_settled_key(m->stream_seq, m->stored_ns));
     if (sub->consumer.ack_all) {
-        ev_frontier_finish(&sub->frontier, m->stream_seq);
+        ev_frontier_done(m);
         ev_held_free(bus, m);
         return;
     }
@@ -98,8 +98,10 @@ void ev_hand_back(evbus *bus, evbus_msg *m)
 
 void ev_let_go(evbus *bus, evbus_msg *m)
 {
-    note_not_given(m->sub, m->stream_seq);
-    ev_frontier_absent(&m->sub->frontier, m->stream_seq);
+    if (!m->past_stream) {
+        note_not_given(m->sub, m->stream_seq);
+        ev_frontier_absent(&m->sub->frontier, m->stream_seq);
+    }
     ev_count(&bus->n.handed_back, 1);
     ev_held_free(bus, m);
 }
@@ -207,6 +209,7 @@ static void delivered_again(evbus *bus, evbus_msg *m, const struct ev_delivery *
     ev_count(&bus->n.duplicates_held, 1);
     bus->ops->replace(bus->state, m->token, d->token);
     m->deliveries = d->delivery_count;
+    m->past_stream = false; /* stored at that time, at that sequence: a copy of its stream */
     ev_held_touch(m, now);
     if (m->sub->consumer.ack_all)
         (void)ev_frontier_again(&m->sub->frontier, d->stream_seq, d->consumer_seq, m->gone && !m->fenced);
@@ -645,7 +648,7 @@ static void letter_stored(evbus *bus, evbus_msg *m)
     if (m->abandoned) { /* the broker is told now; the memory is freed when the worker comes back */
         ev_settled_add(&m->sub->past->settled, ev_settled_key(m->stream_seq, m->stored_ns));
         if (m->sub->consumer.ack_all)
-            ev_frontier_finish(&m->sub->frontier, m->stream_seq);
+            ev_frontier_done(m);
         else if (!m->fenced)
             (void)ev_tell(bus, m->sub, m->token, EV_SETTLE_TERM, 0);
         m->gone = true;

@@ -171,6 +171,8 @@ bool ev_frontier_take(struct evbus_sub *sub, const struct ev_delivery *d);
 /* What is held and not done is in it, also what it was made to forget: a binding that ended, a broker that seemed not to know
  * of it. False: no memory. */
 bool ev_frontier_recall(struct evbus_sub *sub);
+/* It is settled, as far as we are concerned: its place in the frontier is, if it is of this stream. */
+void ev_frontier_done(const evbus_msg *m);
 
 /* Settling (dispatch.c). */
 /* The broker is told, if this member may; false: it may not, or there is no link. */

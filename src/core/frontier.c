@@ -167,9 +167,11 @@ static uint64_t count_of(const struct ev_frontier *f, uint32_t stay)
     return most > f->last ? most : f->last + 1;
 }
 
-uint64_t ev_frontier_count_below(struct ev_frontier *f, uint64_t delivered)
+uint64_t ev_frontier_count_below(struct ev_frontier *f, uint64_t delivered, uint64_t floor)
 {
     f->top = delivered > f->top ? delivered : f->top;
+    if (f->last + 1 < floor)
+        f->last = floor - 1;
     f->last = count_of(f, f->count);
     return f->last;
 }

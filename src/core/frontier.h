@@ -56,8 +56,8 @@ bool ev_frontier_has(const struct ev_frontier *f, uint64_t seq);
 void ev_frontier_certain(struct ev_frontier *f, uint64_t delivered, uint64_t floor, bool exact);
 
 /* The count of an ack below all that is here, by which the broker is told what it does not know; it has counted to `delivered`, or
- * further. */
-uint64_t ev_frontier_count_below(struct ev_frontier *f, uint64_t delivered);
+ * further, and `floor` is good for it unless there was a later ack. */
+uint64_t ev_frontier_count_below(struct ev_frontier *f, uint64_t delivered, uint64_t floor);
 
 /* Where the frontier is; false: nothing at the front is finished, or it is not certain. */
 bool ev_frontier_at(const struct ev_frontier *f, uint64_t *ret_seq, uint64_t *ret_count);

@@ -29,10 +29,15 @@ bool ev_frontier_take(struct evbus_sub *sub, const struct ev_delivery *d)
 bool ev_frontier_recall(struct evbus_sub *sub)
 {
     for (const evbus_msg *m = sub->oldest; m; m = m->newer)
-        if (!m->gone && !m->fenced && m->ordinal > sub->past->frontier_from &&
-            !ev_frontier_again(&sub->frontier, m->stream_seq, 0, false))
+        if (!m->gone && !m->fenced && !m->past_stream && !ev_frontier_again(&sub->frontier, m->stream_seq, 0, false))
             return false;
     return true;
+}
+
+void ev_frontier_done(const evbus_msg *m)
+{
+    if (!m->past_stream)
+        ev_frontier_finish(&m->sub->frontier, m->stream_seq);
 }
 
 /* False: not now. */

@@ -68,7 +68,7 @@ bool ev_held_has(const evbus *bus, const struct evbus_sub *sub, uint64_t stream_
 {
     const evbus_msg *m = bus->in.held[bucket(&bus->in, sub, stream_seq)];
 
-    while (m && (m->sub != sub || m->stream_seq != stream_seq || m->fenced))
+    while (m && (m->sub != sub || m->stream_seq != stream_seq || m->fenced || m->past_stream))
         m = m->chain;
     return m != NULL;
 }
@@ -187,7 +187,7 @@ evbus_msg *ev_held_new(evbus *bus, const struct ev_delivery *d, int64_t now)
     m->lease_ns = now;
     m->ordinal = ++in->ordinal;
     m->phase = EV_MSG_QUEUED;
-    m->probe = m->doomed = m->tail = m->overdue = m->abandoned = m->gone = m->fenced = false;
+    m->probe = m->doomed = m->tail = m->overdue = m->abandoned = m->gone = m->fenced = m->past_stream = false;
     m->cause = NULL;
     m->retry_after_ms = 0;
     ev_store_relaxed(&m->started_ns, 0); /* own field until handed to a worker */

@@ -130,14 +130,17 @@ void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, const struct e
     sub->frontier.certain = false;
     if (!certain)
         return;
-    ev_frontier_certain(&sub->frontier, certain->consumer_seq, certain->floor_seq, certain->exact);
+    const bool anew = ev_sub_has_past(sub) && sub->past->made_ns != certain->made_ns;
+    if (sub->past)
+        sub->past->made_ns = certain->made_ns;
+    ev_frontier_certain(&sub->frontier, certain->consumer_seq, certain->floor_seq, certain->exact || anew);
     ev_room_changed(sub);
 }
 
-uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq)
+uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq, uint64_t floor_seq)
 {
     (void)host;
-    return ev_frontier_count_below(&sub->frontier, consumer_seq);
+    return ev_frontier_count_below(&sub->frontier, consumer_seq, floor_seq);
 }
 
 bool ev_host_settled(struct ev_host *host, struct evbus_sub *sub, uint64_t stream_seq, int64_t stored_ns)

@@ -60,6 +60,7 @@ struct evbus_msg {
     bool abandoned;          /* overdue and dead-lettered: its verdict will be ignored */
     bool gone;               /* settled while a worker still has it */
     bool fenced;             /* another member has it now: it is not settled here */
+    bool past_stream;        /* of a stream that its subscription was bound to before: its sequence says nothing */
     const char *cause;       /* of a doomed message, static; `reason` when NULL */
     uint32_t retry_after_ms; /* 0: by backoff */
     char *reason;            /* allocated, or NULL */

@@ -324,20 +324,20 @@ static void repeat(evbus *bus, struct ev_slot *slot)
 
 /* A probe may meet a stream whose subjects are being changed, and is never answered then. It is sent again, still before
  * all that is held, if its message id makes that safe. */
-static int64_t probe_due(const struct ev_topic *t)
+static int64_t probe_due(const struct ev_topic *t, int64_t now)
 {
     const struct ev_slot *slot = t->probe;
     const int64_t due = t->probe_at + PROBE_PATIENCE;
     const bool renewable = slot && slot->phase == EV_PHASE_SENT && slot->msg_id && slot->order == t->last_order;
 
-    return renewable && due < slot->deadline_ns ? due : EV_NEVER;
+    return renewable && due < slot->deadline_ns && now < slot->deadline_ns ? due : EV_NEVER;
 }
 
 static void renew_probe(evbus *bus, struct ev_topic *t, int64_t now)
 {
     struct ev_slot *slot = t->probe;
 
-    if (now < probe_due(t) || now >= slot->deadline_ns)
+    if (now < probe_due(t, now))
         return;
     slot->maybe_stored = true;
     repeat(bus, slot);
@@ -562,8 +562,8 @@ int64_t ev_outbound_due(const evbus *bus)
     for (const struct ev_topic *t = bus->out.held_topics; t; t = t->next_held)
         if (t->held.count && !t->probe && t->probe_at < due && ev_link_is_up(bus))
             due = t->probe_at;
-        else if (probe_due(t) < due)
-            due = probe_due(t);
+        else if (probe_due(t, bus->turn_ns) < due)
+            due = probe_due(t, bus->turn_ns);
     return due;
 }
 

@@ -18,7 +18,8 @@ struct ev_past {
     struct ev_settled settled; /* envelopes */
     struct ev_span span;       /* of a stream */
     struct ev_span given;      /* without what follows from the broker's count: only what came */
-    uint64_t frontier_from;    /* messages up to this ordinal are of another stream */
+    uint64_t stream;           /* which one: `bound_to` as it was; 0: not certain */
+    int64_t made_ns;           /* ack_all: of the consumer that counted, when it was certain the last time */
 };
 
 enum ev_sub_state {
@@ -81,9 +82,10 @@ struct evbus_sub {
     struct ev_tail *tail; /* NULL: it does not park */
     struct ev_breaker breaker;
     struct evbus_sub *next_attached, *next_dirty;
-    evbus_msg *oldest, *newest;  /* by lease time */
-    struct ev_past *past;        /* made at the first message */
-    const char *span_stream;     /* its spans are of the stream of this name */
+    evbus_msg *oldest, *newest; /* by lease time */
+    struct ev_past *past;       /* made at the first message */
+    _Atomic(uint64_t)
+        bound_to; /* which stream it is bound to, by name and making; who binds writes it before the command that the loop reads it in */
     uint64_t sequence_top;       /* nothing above it was ever delivered here: needs not be looked for */
     struct ev_frontier frontier; /* with frontier acks; made at the first message */
     struct evbus_sub *next_lagging;

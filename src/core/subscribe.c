@@ -172,7 +172,7 @@ static evbus_status bind(struct evbus_sub *sub, int64_t deadline, void **ret)
     st = bus->ops->bind(bus->state, sub, &cfg, ret, deadline);
     if (st != EVBUS_OK)
         return st;
-    ev_watch_bound(sub, name, deadline);
+    ev_store_relaxed(&sub->bound_to, ev_watch_bound(sub, name, deadline)); /* before the command that attaches */
     ev_store_release(&sub->stream, name);
     return EVBUS_OK;
 }
@@ -185,6 +185,8 @@ bool ev_sub_make_past(struct evbus_sub *sub)
 
     if (past && sub->consumer.exclusive) /* of others nothing is concluded: the least will do */
         past->span.most = past->given.most = ev_sub_window(sub) * 2;
+    if (past && !sub->rebinding)
+        past->stream = ev_load_relaxed(&sub->bound_to); /* nobody writes it now */
     sub->past = past;
     return past != NULL;
 }
@@ -243,7 +245,6 @@ static void attach_on_loop(evbus *bus, struct ev_command *command)
 {
     struct evbus_sub *sub = (struct evbus_sub *)((char *)command - offsetof(struct evbus_sub, bound));
 
-    sub->span_stream = ev_load_acquire(&sub->stream);
     ev_dispatch_attach(bus, sub);
     ev_store_seqcst(&sub->state, EV_SUB_ATTACHED);
     if (ev_load_seqcst(&bus->phase) != EV_RUNNING)
@@ -511,11 +512,12 @@ static void adopt_on_loop(evbus *bus, struct ev_command *command)
         bus->ops->unbind(bus->state, sub->binding);
     sub->binding = sub->fresh;
     sub->fresh = NULL;
-    if (ev_load_acquire(&sub->stream) != sub->span_stream) {
-        sub->span_stream = ev_load_acquire(&sub->stream);
+    const uint64_t stream = ev_load_relaxed(&sub->bound_to); /* nobody writes it now */
+    if (sub->past && sub->past->stream != stream) {
+        sub->past->stream = stream;
         ev_sub_forget_given(sub); /* sequences of another stream */
-        if (sub->past)
-            sub->past->frontier_from = bus->in.ordinal;
+        for (evbus_msg *m = sub->oldest; m; m = m->newer)
+            m->past_stream = true;
     }
     ev_dispatch_rebound(bus, sub);
 }

@@ -197,18 +197,20 @@ static void watch(evbus *bus, struct ev_chore *chore)
 }
 
 /* What was dropped while nobody was here: what was delivered before and not settled counts as well. */
-static uint64_t look_back(struct evbus_sub *sub, const char *stream, int64_t deadline)
+static uint64_t look_back(struct evbus_sub *sub, const char *stream, int64_t deadline, uint64_t *ret_which)
 {
     evbus *bus = sub->bus;
     struct ev_consumer_state consumer;
     struct ev_stream_info info;
     struct look look = {.topic = sub->topic->name, .stream = stream};
 
+    *ret_which = ev_fnv1a(stream, strlen(stream));
     ev_sub_consumer_name(sub, look.consumer);
     if (!sub->consumer.durable ||
         bus->ops->consumer_state(bus->state, stream, look.consumer, &consumer, deadline) != EVBUS_OK ||
         bus->ops->stream_info(bus->state, stream, look.topic, &info, deadline) != EVBUS_OK)
         return 0;
+    *ret_which ^= ev_fnv1a(info.created, strlen(info.created));
     const uint64_t given = sub->o.membership == EVBUS_SHARED ? consumer.delivered_seq : consumer.floor_seq;
     (void)ev_copy(look.group, sizeof look.group, sub->group);
     if (info.first_seq > given + 1)
@@ -216,10 +218,11 @@ static uint64_t look_back(struct evbus_sub *sub, const char *stream, int64_t dea
     return info.first_seq > given + 1 ? info.first_seq - 1 : given;
 }
 
-void ev_watch_bound(struct evbus_sub *sub, const char *stream, int64_t deadline)
+uint64_t ev_watch_bound(struct evbus_sub *sub, const char *stream, int64_t deadline)
 {
     evbus *bus = sub->bus;
-    const uint64_t given = look_back(sub, stream, deadline);
+    uint64_t which;
+    const uint64_t given = look_back(sub, stream, deadline, &which);
     bool begin = false;
 
     pthread_mutex_lock(&bus->mutex);
@@ -229,8 +232,9 @@ void ev_watch_bound(struct evbus_sub *sub, const char *stream, int64_t deadline)
     begin = !bus->watch.begun;
     bus->watch.begun = true;
     pthread_mutex_unlock(&bus->mutex);
-    if (!begin)
-        return;
-    bus->watch.chore.run = watch;
-    ev_keeper_post(bus, &bus->watch.chore, ev_now(bus) + STEP);
+    if (begin) {
+        bus->watch.chore.run = watch;
+        ev_keeper_post(bus, &bus->watch.chore, ev_now(bus) + STEP);
+    }
+    return which;
 }

@@ -51,7 +51,8 @@ static inline void ev_watch_seen(struct ev_watched *w, uint64_t seq, bool in_a_r
     ev_store_relaxed(&w->seen, seq); /* statistic */
 }
 
-/* A subscription is about to be attached to its consumer, or to a new one of the same name. [any] */
-void ev_watch_bound(struct evbus_sub *sub, const char *stream, int64_t deadline);
+/* A subscription is about to be attached to its consumer, or to a new one of the same name. Says which stream that is: by its name
+ * and, as far as the broker says, when it was made. [any] */
+uint64_t ev_watch_bound(struct evbus_sub *sub, const char *stream, int64_t deadline);
 
 #endif

@@ -36,9 +36,9 @@ void ev_host_certain(struct ev_host *host, struct evbus_sub *sub, const struct e
     (void)host, (void)sub, (void)certain;
 }
 
-uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq)
+uint64_t ev_host_count_below(struct ev_host *host, struct evbus_sub *sub, uint64_t consumer_seq, uint64_t floor_seq)
 {
-    (void)host, (void)sub;
+    (void)host, (void)sub, (void)floor_seq;
     return consumer_seq;
 }
 

@@ -397,6 +397,60 @@ static void test_frontier_bound_again_waits_for_what_still_runs(void **state)
     assert_int_equal(tally_runs(&c->tally, "slow", 1), 1);
 }
 
+struct gates {
+    struct gate *before, *after;
+};
+
+static evbus_verdict both_wait(const evbus_msg *msg, void *arg)
+{
+    const struct gates *g = arg;
+    const char *id = evbus_msg_envelope(msg)->aggregate_id;
+
+    if (strcmp(id, "before") == 0)
+        return suite_at_gate(msg, g->before);
+    return strcmp(id, "after") == 0 ? suite_at_gate(msg, g->after) : EVBUS_ACK;
+}
+
+/* The stream is made again when it has stayed away for a while. */
+static bool is_published_after(void *bus)
+{
+    const evbus_envelope env = {.aggregate_id = "after", .event_type = "t", .event_version = 1, .payload = "{}"};
+
+    return evbus_publish_envelope(bus, TOPIC, &env, NULL) == EVBUS_OK;
+}
+
+/* A handler outlives its stream, and one runs for the same sequence of the stream that was made anew: it is not done when the
+ * other is. */
+static void test_frontier_of_a_new_stream_does_not_wait_for_the_old_one(void **state)
+{
+    char stream[EV_NAME_MAX], durable[EV_NAME_MAX];
+    struct nats_case *c = *state;
+
+    case_start(c, CASE_JETSTREAM, "");
+    evbus *bus = suite_open(&c->s, NULL);
+    struct gates gates = {suite_gate(&c->s), suite_gate(&c->s)};
+    c->tally.decide = both_wait;
+    c->tally.arg = &gates;
+    struct subscribed s = {bus, suite_sub(bus, TOPIC, &c->tally, &frontier)};
+    names(stream, durable);
+    suite_publish(bus, TOPIC, "before", 1); /* sequence 1 */
+    assert_true(gate_await_inside(gates.before, 1));
+    operator_deletes(c, stream);
+    assert_true(wait_until(is_published_after, bus, wait_patience_ms())); /* sequence 1 */
+    assert_true(gate_await_inside(gates.after, 1));
+    assert_true(wait_until(is_certain_and_told, &s, wait_patience_ms()));
+    gate_open(gates.before);
+    assert_true(tally_await(&c->tally, &c->tally.acked, 1));
+    suite_publish(bus, TOPIC, "b", 1); /* sequence 2 */
+    assert_true(tally_await(&c->tally, &c->tally.acked, 2));
+    assert_true(wait_until(is_certain_and_told, &s, wait_patience_ms()));
+    jsConsumerInfo *info = asked(c);
+    assert_int_equal(info->AckFloor.Stream, 0);
+    jsConsumerInfo_Destroy(info);
+    gate_open(gates.after);
+    must_settle_to(c, 2);
+}
+
 static void be_behind(evbus *bus, struct ev_command *command)
 {
     struct ev_nats_consume *c = ((const struct ev_nats *)bus->state)->consume;
@@ -550,6 +604,7 @@ int main(int argc, char **argv)
         CASE(test_frontier_what_lies_below_the_ack_floor_is_settled),
         CASE(test_frontier_goes_on_after_an_ack_of_a_count_that_was_never_reached),
         CASE(test_frontier_bound_again_waits_for_what_still_runs),
+        CASE(test_frontier_of_a_new_stream_does_not_wait_for_the_old_one),
         CASE(test_frontier_tells_a_leader_that_is_behind_its_replicas),
         CASE(test_frontier_goes_on_where_a_leader_is_ahead_of_its_replicas),
         CASE(test_frontier_has_a_leader_that_is_ahead_step_down),
