@@ -82,10 +82,9 @@ struct evbus_sub {
     struct ev_tail *tail; /* NULL: it does not park */
     struct ev_breaker breaker;
     struct evbus_sub *next_attached, *next_dirty;
-    evbus_msg *oldest, *newest; /* by lease time */
-    struct ev_past *past;       /* made at the first message */
-    _Atomic(uint64_t)
-        bound_to; /* which stream it is bound to, by name and making; who binds writes it before the command that the loop reads it in */
+    evbus_msg *oldest, *newest;  /* by lease time */
+    struct ev_past *past;        /* made at the first message */
+    _Atomic(uint64_t) bound_to;  /* which stream, by name and making; written by who binds, before it attaches */
     uint64_t sequence_top;       /* nothing above it was ever delivered here: needs not be looked for */
     struct ev_frontier frontier; /* with frontier acks; made at the first message */
     struct evbus_sub *next_lagging;
