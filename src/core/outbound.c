@@ -11,6 +11,7 @@
 #define TAKE_PER_TURN 512
 #define FETCHED_MAX 1024u
 #define CHECK_STEP (20 * EV_MS)
+#define FULL_STEP (5 * EV_MS)
 #define PROBE_MIN (100 * EV_MS)
 #define PROBE_SPREAD (150 * EV_MS)
 #define PROBE_PATIENCE EV_SEC
@@ -555,15 +556,26 @@ bool ev_outbound_turn(evbus *bus, int64_t now)
     return busy;
 }
 
+/* When something that a topic holds may go. A backend that is full says when it is not any more; what it may forget is tried soon. */
+static int64_t held_due(const evbus *bus, const struct ev_topic *t)
+{
+    if (t->probe)
+        return probe_due(t, bus->turn_ns);
+    if (t->held.count == 0 || !ev_link_is_up(bus))
+        return EV_NEVER;
+    if (ev_load_relaxed(&t->gate) == EV_GATE_CLOSED) /* own field */
+        return t->probe_at;
+    return bus->out.full ? bus->turn_ns + FULL_STEP : bus->turn_ns;
+}
+
 int64_t ev_outbound_due(const evbus *bus)
 {
     int64_t due = bus->out.active ? bus->out.next_check : EV_NEVER;
 
-    for (const struct ev_topic *t = bus->out.held_topics; t; t = t->next_held)
-        if (t->held.count && !t->probe && t->probe_at < due && ev_link_is_up(bus))
-            due = t->probe_at;
-        else if (probe_due(t, bus->turn_ns) < due)
-            due = probe_due(t, bus->turn_ns);
+    for (const struct ev_topic *t = bus->out.held_topics; t; t = t->next_held) {
+        const int64_t at = held_due(bus, t);
+        due = at < due ? at : due;
+    }
     return due;
 }
 

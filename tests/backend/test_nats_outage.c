@@ -7,10 +7,13 @@
 
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -216,6 +219,45 @@ static void test_nats_outage_holds_bytes_for_a_time(void **state)
     must_handle(w, 2);
 }
 
+static int64_t cpu_ms(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* The server stands still and its socket is full: the rest is held, and the I/O thread sleeps until it can be written. */
+static void test_nats_outage_with_a_full_socket_costs_nothing(void **state)
+{
+    enum { BIG = 60000, MESSAGES = 400 };
+    static char payload[BIG + 3] = "\"";
+    struct world *w = *state;
+    char url[64];
+    evbus_envelope env = {.aggregate_id = "a", .event_type = "T", .payload = payload};
+
+    memset(payload + 1, 'x', BIG);
+    payload[BIG + 1] = '"';
+    (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->at.server.port);
+    assert_int_equal(
+        evbus_open(url,
+                   EVBUS_OPTS(evbus_opts, .name = "full", .publish_timeout_ms = 1500, .heartbeat_ms = 60000,
+                              .publish_bytes_max = 64 << 20, .on_publish_error = on_error, .on_publish_error_ctx = w),
+                   &w->at.bus),
+        EVBUS_OK);
+    assert_int_equal(publish(w, 1, 10000), EVBUS_OK);
+    nats_server_signal(&w->at.server, SIGSTOP);
+    for (env.event_version = 2; env.event_version <= MESSAGES; env.event_version++)
+        assert_int_equal(evbus_publish_envelope(w->at.bus, TOPIC, &env, NULL), EVBUS_OK);
+    const int64_t began = wait_now_ms(), cpu = cpu_ms();
+    struct wanted one = {w, 1};
+    assert_true(wait_until(refused, &one, wait_patience_ms()));
+    const int64_t used = cpu_ms() - cpu, passed = wait_now_ms() - began;
+    nats_server_signal(&w->at.server, SIGCONT);
+    if (used > passed / 2)
+        fail_msg("%lld ms of CPU in %lld ms", (long long)used, (long long)passed);
+}
+
 /* The options have rules. */
 static void test_nats_outage_misuse(void **state)
 {
@@ -240,6 +282,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nats_outage_waits, set_up, one_bus_tear_down),
         cmocka_unit_test_setup_teardown(test_nats_outage_holds_messages_in_order, set_up, one_bus_tear_down),
         cmocka_unit_test_setup_teardown(test_nats_outage_holds_bytes_for_a_time, set_up, one_bus_tear_down),
+        cmocka_unit_test_setup_teardown(test_nats_outage_with_a_full_socket_costs_nothing, set_up, one_bus_tear_down),
         cmocka_unit_test_setup_teardown(test_nats_outage_misuse, set_up, one_bus_tear_down),
     };
 
