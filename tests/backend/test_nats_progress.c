@@ -141,7 +141,7 @@ static void test_nats_progress_goes_on_by_itself(void **state)
     struct world *w = *state;
     evbus_statistics s;
 
-    open_bus(w, "&silent_every_ms=1000");
+    open_bus(w, "&silent_every_ms=3000");
     assert_int_equal(evbus_subscribe_envelope(w->at.bus, TOPIC, count, w,
                                               EVBUS_OPTS(evbus_sub_opts, .progress_timeout_ms = 100, .inflight_max = 8),
                                               NULL),
