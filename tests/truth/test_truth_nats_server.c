@@ -101,6 +101,9 @@ static bool cuts_reached(void *arg)
 
 /* ---- The server -------------------------------------------------------------------------------------------------- */
 
+#define MOMENTS 20u
+#define MOMENT_MS 300
+
 /* It will bite: some of what was delivered is not acknowledged. */
 static bool has_unacked(void *arg)
 {
@@ -118,6 +121,20 @@ static bool has_work(void *arg)
     return s.publishes_inflight + s.held > 0;
 }
 
+/* The moment it dies at: what is on its way then is not answered any more. All that was sent may be answered and handled just then,
+ * and whoever publishes waits for that to be acknowledged: then another moment. */
+static void stop_at_work(void)
+{
+    for (uint32_t i = 0; i < MOMENTS; i++) {
+        assert_true(wait_until(has_unacked, NULL, wait_patience_ms()));
+        nats_server_signal(&server, SIGSTOP);
+        if (wait_until(has_work, NULL, MOMENT_MS))
+            return;
+        nats_server_signal(&server, SIGCONT);
+    }
+    fail_msg("nothing is on its way at any of %u moments", MOMENTS);
+}
+
 static void test_truth_server_killed(void **state)
 {
     const uint64_t seed = driver_seed(300);
@@ -128,10 +145,7 @@ static void test_truth_server_killed(void **state)
     for (uint32_t i = 0; i < driver_points(3); i++) {
         struct waiting w = {i + 2};
         await_starts(&truth, 50 + driver_random(&rng) % 700);
-        assert_true(wait_until(has_unacked, NULL, wait_patience_ms()));
-        nats_server_signal(&server,
-                           SIGSTOP); /* the moment it dies at: what is on its way then is not answered any more */
-        assert_true(wait_until(has_work, NULL, wait_patience_ms()));
+        stop_at_work();
         nats_server_kill(&server);
         assert_true(nats_server_restart(&server));
         assert_true(wait_until(sessions_reached, &w, wait_patience_ms()));
