@@ -428,7 +428,9 @@ static void test_frontier_of_a_new_stream_does_not_wait_for_the_old_one(void **s
 
     case_start(c, CASE_JETSTREAM, "");
     evbus *bus = suite_open(&c->s, NULL);
-    struct gates gates = {suite_gate(&c->s), suite_gate(&c->s)};
+    static struct gate after;
+    gate_init(&after);
+    struct gates gates = {&c->gate, &after};
     c->tally.decide = both_wait;
     c->tally.arg = &gates;
     struct subscribed s = {bus, suite_sub(bus, TOPIC, &c->tally, &frontier)};
@@ -449,6 +451,8 @@ static void test_frontier_of_a_new_stream_does_not_wait_for_the_old_one(void **s
     jsConsumerInfo_Destroy(info);
     gate_open(gates.after);
     must_settle_to(c, 2);
+    suite_close(&c->s, bus);
+    gate_fini(&after);
 }
 
 static void be_behind(evbus *bus, struct ev_command *command)
