@@ -144,6 +144,7 @@ static evbus_msg *pool_get(evbus *bus)
 
     if (m) {
         bus->in.free_msgs = m->chain;
+        __builtin_prefetch(m->chain, 1); /* the next delivery's */
         return m;
     }
     m = ev_calloc(1, sizeof *m);
@@ -198,6 +199,7 @@ evbus_msg *ev_held_new(evbus *bus, const struct ev_delivery *d, int64_t now)
     const uint32_t b = bucket(in, m->sub, m->stream_seq);
     m->chain = in->held[b];
     in->held[b] = m;
+    __builtin_prefetch(&in->held[bucket(in, m->sub, m->stream_seq + 1)], 1); /* most likely the next one's place */
     in->held_count++;
     in->held_bytes += m->len;
     m->sub->held++;
