@@ -241,7 +241,7 @@ static void test_nats_outage_with_a_full_socket_costs_nothing(void **state)
     (void)snprintf(url, sizeof url, "nats://127.0.0.1:%u", w->at.server.port);
     assert_int_equal(
         evbus_open(url,
-                   EVBUS_OPTS(evbus_opts, .name = "full", .publish_timeout_ms = 1500, .heartbeat_ms = 60000,
+                   EVBUS_OPTS(evbus_opts, .name = "full", .publish_timeout_ms = 4000, .heartbeat_ms = 60000,
                               .publish_bytes_max = 64 << 20, .on_publish_error = on_error, .on_publish_error_ctx = w),
                    &w->at.bus),
         EVBUS_OK);
