@@ -224,17 +224,24 @@ static uint64_t asked_again(evbus *bus)
     return n.told;
 }
 
+/* Handles 1 to `n`, and is gone when all of it is settled. */
+static void member_before(struct nats_case *c, const evbus_sub_opts *o, int64_t n)
+{
+    evbus *bus = suite_open(&c->s, NULL);
+
+    (void)suite_sub(bus, TOPIC, &c->tally, o);
+    suite_publish_many(bus, TOPIC, "a", 1, 1, n);
+    assert_true(tally_await(&c->tally, &c->tally.acked, (uint32_t)n));
+    await_settled(c);
+    suite_close(&c->s, bus);
+}
+
 static void test_frontier_what_lies_below_the_ack_floor_is_settled(void **state)
 {
     struct nats_case *c = *state;
 
     case_start(c, CASE_JETSTREAM, "");
-    evbus *first = suite_open(&c->s, NULL);
-    (void)suite_sub(first, TOPIC, &c->tally, &frontier);
-    suite_publish_many(first, TOPIC, "a", 1, 1, 5);
-    assert_true(tally_await(&c->tally, &c->tally.acked, 5));
-    await_settled(c);
-    suite_close(&c->s, first);
+    member_before(c, &frontier, 5);
     evbus *bus = suite_open(&c->s, NULL);
     suite_publish_many(bus, TOPIC, "a", 1, 6, 7);
     must_reach(bus, publishes_inflight, 0);
@@ -283,12 +290,7 @@ static void test_frontier_goes_on_after_an_ack_of_a_count_that_was_never_reached
     struct nats_case *c = *state;
 
     case_start(c, CASE_JETSTREAM, "");
-    evbus *first = suite_open(&c->s, NULL);
-    (void)suite_sub(first, TOPIC, &c->tally, &frontier);
-    suite_publish_many(first, TOPIC, "a", 1, 1, 5);
-    assert_true(tally_await(&c->tally, &c->tally.acked, 5));
-    await_settled(c);
-    suite_close(&c->s, first);
+    member_before(c, &frontier, 5);
     evbus *bus = suite_open(&c->s, NULL);
     suite_publish_many(bus, TOPIC, "a", 1, 6, 9);
     must_reach(bus, publishes_inflight, 0);
@@ -475,12 +477,7 @@ static void test_frontier_tells_a_leader_that_is_behind_its_replicas(void **stat
 
     case_start(c, CASE_JETSTREAM, "");
     o.inflight_max = WINDOW;
-    evbus *first = suite_open(&c->s, NULL);
-    (void)suite_sub(first, TOPIC, &c->tally, &o);
-    suite_publish_many(first, TOPIC, "a", 1, 1, 5);
-    assert_true(tally_await(&c->tally, &c->tally.acked, 5));
-    await_settled(c);
-    suite_close(&c->s, first);
+    member_before(c, &o, 5);
     evbus *bus = suite_open(&c->s, NULL);
     suite_publish_many(bus, TOPIC, "a", 1, 6, 20);
     must_reach(bus, publishes_inflight, 0);
@@ -536,12 +533,7 @@ static void test_frontier_has_a_leader_that_is_ahead_step_down(void **state)
     natsMsg *request = NULL;
 
     case_start(c, CASE_JETSTREAM, "");
-    evbus *first = suite_open(&c->s, NULL);
-    (void)suite_sub(first, TOPIC, &c->tally, &frontier);
-    suite_publish_many(first, TOPIC, "a", 1, 1, 12);
-    assert_true(tally_await(&c->tally, &c->tally.acked, 12));
-    must_settle_to(c, 12);
-    suite_close(&c->s, first);
+    member_before(c, &frontier, 12);
     assert_int_equal(natsConnection_SubscribeSync(&asked_to, c->nc, "$JS.API.CONSUMER.LEADER.STEPDOWN.>"), NATS_OK);
     evbus *bus = suite_open(&c->s, NULL);
     (void)look(bus, NULL, be_ahead);
